@@ -1,0 +1,5 @@
+"""`python -m broker` is `credbroker`."""
+
+from broker.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""What the doors ask of the leases, and what they get."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from broker.issuing import Peer
+from broker.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRequest:
+    """One read of a grant's current credential."""
+
+    unverified_handle: str
+    grant: str
+    subpath: str  # "" for none; decoded once by the door, checked again when the path is filled
+    min_ttl: timedelta | None
+    luigi_task: str | None  # the caller's word
+    patience: timedelta | None  # how long to wait for an upstream; None: as long as it takes
+    peer: Peer
+    correlation_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseLine:
+    """One current lease of a session, without its value."""
+
+    grant: str
+    subpath: str
+    version: int
+    refresh_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionView:
+    session: Session
+    leases: tuple[LeaseLine, ...]

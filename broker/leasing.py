@@ -1,0 +1,146 @@
+"""From what an upstream minted to a lease; and a lease to rest and back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from broker.ledger import StoredLease
+from broker.lease import Kind, Lease, refresh_after
+from broker.moment import Moment
+from broker.sealing import Place, SealKey
+from broker.secret import Secret
+from broker.session import Session, new_id
+from broker.upstream import Held, Minted, Renewed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How refreshes are spread and bounded: `rotate_every` of `[limits]`, and a random number in [0, 1)."""
+
+    rotate_every: timedelta | None
+    spread: Callable[[], float]
+
+
+def born(
+    session: Session,
+    grant: str,
+    subpath: str,
+    kind: Kind,
+    previous: Lease | None,
+    minted: Minted,
+    entry_id: str,
+    ttl: timedelta,
+    asked: Moment,
+    done: Moment,
+    pace: Pace,
+) -> Lease:
+    """The lease of a fresh credential. Its life is counted from before the call, so that it is never thought longer."""
+    ends = [session.expires_at, asked.wall + ttl] + ([minted.expires_at] if minted.expires_at else [])
+    expires_at = min(ends)
+    life = None if minted.expires_at is None else expires_at - asked.wall
+    after = refresh_after(kind, life, spread=pace.spread(), rotate_every=pace.rotate_every)
+    return Lease(
+        lease_id=new_id(),
+        session_id=session.session_id,
+        environment=session.environment,
+        grant=grant,
+        subpath=subpath,
+        kind=kind,
+        version=1 if previous is None else previous.version + 1,
+        fields=minted.fields,
+        ids=minted.held.ids,
+        revocable=minted.revocable,
+        receipt=entry_id,
+        issued_at=done.wall,
+        refresh_at=min(asked.wall + after, expires_at),
+        expires_at=expires_at,
+        upstream_expires_at=minted.expires_at,
+        renewable=minted.renewable,
+        mono_issued=asked.mono,
+        mono_refresh=asked.mono + min(after, expires_at - asked.wall).total_seconds(),
+        mono_expires=asked.mono + (expires_at - asked.wall).total_seconds(),
+    )
+
+
+def kept(previous: Lease, minted: Minted, now: Moment, pace: Pace) -> Lease:
+    """A value without an end, read again and unchanged: the same lease, due again later."""
+    after = refresh_after(previous.kind, None, spread=pace.spread(), rotate_every=pace.rotate_every)
+    return replace(
+        previous,
+        ids=minted.held.ids,
+        refresh_at=min(now.wall + after, previous.expires_at),
+        mono_refresh=now.mono + after.total_seconds(),
+    )
+
+
+def extended(lease: Lease, session: Session, renewed: Renewed, now: Moment, pace: Pace) -> Lease:
+    expires_at = min(renewed.expires_at, session.expires_at)
+    life = expires_at - now.wall
+    after = refresh_after(lease.kind, life, spread=pace.spread(), rotate_every=pace.rotate_every)
+    return replace(
+        lease,
+        refresh_at=min(now.wall + after, expires_at),
+        expires_at=expires_at,
+        upstream_expires_at=renewed.expires_at,
+        mono_refresh=now.mono + min(after, life).total_seconds(),
+        mono_expires=now.mono + life.total_seconds(),
+    )
+
+
+def same_values(one: Mapping[str, Secret], other: Mapping[str, Secret]) -> bool:
+    return one.keys() == other.keys() and all(one[name].same_as(other[name]) for name in one)
+
+
+_TOKEN_FIELD = "\x00token"  # cannot be a field's name on the wire
+
+
+def seal_lease(key: SealKey, lease: Lease, held: Held) -> bytes:
+    """A lease's values, and the upstream token that can renew and revoke it, sealed to their place."""
+    values = dict(lease.fields)
+    if held.token is not None:
+        values[_TOKEN_FIELD] = held.token
+    return key.seal(values, _place(lease))
+
+
+def open_lease(key: SealKey, stored: StoredLease, now: Moment) -> tuple[Lease, Held]:
+    """A stored lease with its values again. Raises Broken when the seal does not fit.
+
+    After a restart there is no monotonic end to go by, so the ends are the wall clock's, minus 30 s (DESIGN 3.15).
+    """
+    values = key.open(stored.sealed, _place(stored))
+    token = values.pop(_TOKEN_FIELD, None)
+    lease = Lease(
+        lease_id=stored.lease_id,
+        session_id=stored.session_id,
+        environment=stored.environment,
+        grant=stored.grant,
+        subpath=stored.subpath,
+        kind=stored.kind,
+        version=stored.version,
+        fields=values,
+        ids=stored.ids,
+        revocable=stored.revocable,
+        receipt=stored.receipt,
+        issued_at=stored.issued_at,
+        refresh_at=stored.refresh_at,
+        expires_at=stored.expires_at,
+        upstream_expires_at=stored.upstream_expires_at,
+        renewable=stored.renewable,
+        mono_issued=now.mono - (now.wall - stored.issued_at).total_seconds(),
+        mono_refresh=now.mono + (stored.refresh_at - now.wall - _RESTART_MARGIN).total_seconds(),
+        mono_expires=now.mono + (stored.expires_at - now.wall - _RESTART_MARGIN).total_seconds(),
+    )
+    return lease, Held(ids=stored.ids, token=token)
+
+
+_RESTART_MARGIN = timedelta(seconds=30)
+
+
+def _place(lease: Lease | StoredLease) -> Place:
+    return Place(
+        session_id=lease.session_id,
+        grant=lease.grant,
+        subpath=lease.subpath,
+        version=lease.version,
+        expires_at=lease.expires_at,
+    )
