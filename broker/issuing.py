@@ -65,6 +65,7 @@ class ExchangeRequest:
 class Exchanged:
     session: Session
     handle: Secret
+    replaced: str | None  # the session that this one resumed; its leases are still to be taken back
 
 
 class Verifier(Protocol):
@@ -204,7 +205,7 @@ class Issuing:
                 raise await self._second_holder(about, listener, now) from None
             raise await self._denied(Deny(refusal.code, refusal.public, decision.trail), about, listener, now) from None
         self.meter.exchange("opened")
-        return Exchanged(session=session, handle=handle)
+        return Exchanged(session=session, handle=handle, replaced=existing.session_id if existing else None)
 
     async def issue(
         self,
