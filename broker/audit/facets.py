@@ -1,0 +1,90 @@
+"""What an entry can be found by. Always read from its bytes, so that an index beside the log can be checked against the log."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facets:
+    """The searchable side of one entry. `credentials` are the ids that other systems' logs know the credential by."""
+
+    entry_id: str
+    kind: str
+    time_ms: int
+    project_id: str = ""
+    project_path: str = ""
+    job_id: str = ""
+    session_id: str = ""
+    environment: str = ""
+    grant: str = ""
+    intent_id: str = ""
+    policy_hash: str = ""
+    credentials: tuple[str, ...] = ()
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    uid: str
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    project_id: str = ""
+    project_path: str = ""
+    job_id: str = ""
+
+
+class _Ids(msgspec.Struct, frozen=True):
+    accessor: str = ""
+    lease_id: str = ""
+    access_key_id: str = ""
+    session_name: str = ""
+    source_identity: str = ""
+    request_id: str = ""
+
+
+class _Ours(msgspec.Struct, frozen=True):
+    kind: str
+    identity: _Identity = _Identity()
+    session_id: str = ""
+    environment: str = ""
+    grant: str = ""
+    intent_id: str = ""
+    policy_hash: str = ""
+    lease_id: str = ""
+    upstream_ids: _Ids = _Ids()
+
+
+class _Event(msgspec.Struct, frozen=True):
+    time: int
+    metadata: _Metadata
+    unmapped: _Ours
+
+
+_DECODER = msgspec.json.Decoder(_Event)
+
+
+def facets_of(body: bytes) -> Facets:
+    """The facets of the entry with these bytes. Raises ValueError when they are not an entry of ours."""
+    try:
+        event = _DECODER.decode(body)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not an entry of this log: {error}") from None
+    ours = event.unmapped
+    ids = ours.upstream_ids
+    names = (
+        ours.lease_id, ids.accessor, ids.lease_id, ids.access_key_id, ids.session_name, ids.source_identity, ids.request_id,
+    )  # fmt: skip
+    return Facets(
+        entry_id=event.metadata.uid,
+        kind=ours.kind,
+        time_ms=event.time,
+        project_id=ours.identity.project_id,
+        project_path=ours.identity.project_path,
+        job_id=ours.identity.job_id,
+        session_id=ours.session_id,
+        environment=ours.environment,
+        grant=ours.grant,
+        intent_id=ours.intent_id,
+        policy_hash=ours.policy_hash,
+        credentials=tuple(dict.fromkeys(name for name in names if name)),
+    )
