@@ -13,8 +13,8 @@ from typing import Literal, Protocol
 from broker.audit.entry import About, Entry, Journal
 from broker.errors import BrokerError, Code, Refused
 from broker.identity.claims import JobIdentity
-from broker.leasing import Pace, born, extended, kept, same_values, seal_lease
 from broker.lease import Lease, UpstreamIds
+from broker.leasing import Pace, born, extended, kept, same_values, seal_lease
 from broker.ledger import (
     Change,
     CloseSession,
@@ -402,6 +402,23 @@ class Issuing:
         )
         await self.ledger.commit([ExtendLease(lease=longer, sealed=seal_lease(key, longer, held))], [entry])
         return longer
+
+    async def refuse_grant(self, session: Session, grant: str, known: bool, correlation_id: str) -> Refused:
+        """The refusal, logged, of a grant that the session was not opened for."""
+        policy = self.policy()
+        about = About(
+            correlation_id=correlation_id,
+            identity=session.identity,
+            session_id=session.session_id,
+            environment=session.environment,
+            grant=grant if known else "",
+            policy_hash=policy.hash,
+        )
+        if known:
+            hint = f"this session was not opened for grant {grant!r}; its grants are: {', '.join(session.grants)}"
+            return await self._denied(Deny(Code.GRANT_DENIED, hint, ()), about, "session", self.clock())
+        hint = f"there is no grant of that name; this session's grants are: {', '.join(session.grants)}"
+        return await self._denied(Deny(Code.GRANT_UNKNOWN, hint, ()), about, "session", self.clock())
 
     # --- the pieces of it -------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from datetime import timedelta
 
-from broker.errors import BrokerError, Broken, Code, Refused, Unavailable
+from broker.errors import Broken, BrokerError, Code, Refused, Unavailable
 from broker.issuing import Issuing
 from broker.lease import Freshness, Lease, freshness
 from broker.leases.rates import Rates
@@ -70,7 +70,9 @@ class Rotation:
         if slot.failure is not None:
             raise _again(slot.failure, slot.retry_at - now.mono)
         raise Unavailable(
-            Code.UPSTREAM_UNAVAILABLE, f"the credential for grant {request.grant!r} is still being fetched; ask again", retry_after=1
+            Code.UPSTREAM_UNAVAILABLE,
+            f"the credential for grant {request.grant!r} is still being fetched; ask again",
+            retry_after=1,
         )
 
     def forget(self, live: LiveSession) -> None:
@@ -121,7 +123,7 @@ class Rotation:
             await self._bring(live, slot, luigi_task, correlation_id, anew=anew)
         except BrokerError as error:
             self._record(live, slot, error)
-        except Exception as error:  # a bug must not leave the slot without an answer  # noqa: BLE001
+        except Exception as error:  # a bug must not leave the slot without an answer
             log.exception("lease.flight_broke", extra={"session_id": live.session.session_id, "grant": slot.grant})
             self._record(live, slot, Broken(f"{type(error).__name__} while issuing"))
         finally:
@@ -132,7 +134,13 @@ class Rotation:
         key = live.key
         assert key is not None, "no flight starts for a cold session"
         lease, held, now = slot.lease, slot.held, self._clock()
-        if lease is not None and held is not None and lease.renewable and not anew and freshness(lease, now) is not Freshness.DEAD:
+        if (
+            lease is not None
+            and held is not None
+            and lease.renewable
+            and not anew
+            and freshness(lease, now) is not Freshness.DEAD
+        ):
             try:
                 longer = await self._issuing.renew(live.session, key, lease, held, correlation_id)
             except Refused as refusal:
@@ -148,7 +156,7 @@ class Rotation:
             key,
             slot.grant,
             slot.subpath,
-            previous=lease,
+            previous=slot.last,
             login=held,
             luigi_task=luigi_task,
             correlation_id=correlation_id,
@@ -183,9 +191,9 @@ class Rotation:
         )
         if isinstance(error, Refused):
             # Final: what policy or upstream no longer gives is not handed out from memory either. It dies with the session.
-            if slot.lease is not None and slot.held is not None:
-                slot.superseded.append((slot.lease, slot.held))
-                slot.lease = slot.held = None
+            slot.drop()
+            if slot.last is None:  # nothing was ever issued here: an invented subpath leaves nothing behind
+                live.slots.pop((slot.grant, slot.subpath), None)
             if error.code in _POLICY_CODES:
                 self._on_policy_refusal(live)
 

@@ -4,18 +4,23 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from broker.errors import BrokerError, Code, Refused
+from broker.errors import BrokerError, Code, Refused, Unavailable
 from broker.lease import Lease
 from broker.moment import Moment
 from broker.sealing import SealKey
 from broker.session import Session, SessionState
 from broker.upstream import Held
 
+_MOST_SLOTS = 1000
+
 STATE_REFUSALS = {
     SessionState.CLOSED: (Code.SESSION_REVOKED, "this session was ended by its job; open a new one with the job token"),
     SessionState.REVOKED: (Code.SESSION_REVOKED, "this session was revoked; the broker's log says by what"),
     SessionState.IDLE: (Code.SESSION_IDLE, "this session's heartbeat fell silent and it was revoked; open a new one"),
-    SessionState.EXPIRED: (Code.SESSION_EXPIRED, "this session is over: the job token's `exp` or the policy's max_session is past"),
+    SessionState.EXPIRED: (
+        Code.SESSION_EXPIRED,
+        "this session is over: the job token's `exp` or the policy's max_session is past",
+    ),
 }
 
 
@@ -27,6 +32,7 @@ class Slot:
     subpath: str
     lease: Lease | None = None
     held: Held | None = None
+    last: Lease | None = None  # the newest there ever was: versions go on from it
     superseded: list[tuple[Lease, Held]] = field(default_factory=list)  # live to their own end, die with the session
     flight: "asyncio.Task[None] | None" = None
     timer: asyncio.TimerHandle | None = None
@@ -39,8 +45,14 @@ class Slot:
         """Swap in a new credential, whole. The old one is neither renewed nor revoked: an open transaction keeps its role."""
         if self.lease is not None and self.held is not None and self.lease.lease_id != lease.lease_id:
             self.superseded.append((self.lease, self.held))
-        self.lease, self.held = lease, held
+        self.lease, self.held, self.last = lease, held, lease
         self.failure, self.failures, self.retry_at = None, 0, float("-inf")
+
+    def drop(self) -> None:
+        """Stop serving what there is; it is taken back with the session."""
+        if self.lease is not None and self.held is not None:
+            self.superseded.append((self.lease, self.held))
+        self.lease = self.held = None
 
     def all_held(self) -> list[tuple[Lease, Held]]:
         newest = [(self.lease, self.held)] if self.lease is not None and self.held is not None else []
@@ -56,10 +68,16 @@ class LiveSession:
     mono_expires: float
     mono_seen: float
     state: SessionState = SessionState.LIVE
+    ending: bool = False  # somebody has started to end it
     slots: dict[tuple[str, str], Slot] = field(default_factory=dict)
     warming: "asyncio.Lock" = field(default_factory=asyncio.Lock)
 
     def slot(self, grant: str, subpath: str) -> Slot:
+        """The slot of that name. Raises Unavailable(rate_limited) when subpaths are being invented without end."""
+        if (grant, subpath) not in self.slots and len(self.slots) >= _MOST_SLOTS:
+            raise Unavailable(
+                Code.RATE_LIMITED, f"this session reads {_MOST_SLOTS} different paths already; it can read no further ones"
+            )
         return self.slots.setdefault((grant, subpath), Slot(grant=grant, subpath=subpath))
 
     def require_live(self, now: Moment) -> None:

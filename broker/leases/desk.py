@@ -1,0 +1,147 @@
+"""What the doors call: one method per thing that a holder of a token or a handle may ask for."""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from broker.errors import Broken, Code, Refused
+from broker.issuing import Exchanged, ExchangeRequest, Issuing, Peer
+from broker.lease import Lease
+from broker.leases.ending import Ending
+from broker.leases.requests import LeaseLine, ReadRequest, SessionView
+from broker.leases.rotation import Rotation
+from broker.leases.table import LiveSession, Table, refusal_of
+from broker.leasing import open_lease
+from broker.ledger import Ledger
+from broker.moment import Moment
+from broker.policy.model import Policy
+from broker.sealing import SealKey
+from broker.secret import Secret
+from broker.session import Session, SessionState, handle_hash
+
+log = logging.getLogger("credbroker.desk")
+
+IDLE_AFTER = timedelta(minutes=5)
+
+
+class SessionDesk:
+    """Implements what `web` calls a Desk."""
+
+    def __init__(
+        self,
+        *,
+        issuing: Issuing,
+        ledger: Ledger,
+        table: Table,
+        rotation: Rotation,
+        ending: Ending,
+        policy: Callable[[], Policy],
+        clock: Callable[[], Moment],
+    ) -> None:
+        self._issuing = issuing
+        self._ledger = ledger
+        self._table = table
+        self._rotation = rotation
+        self._ending = ending
+        self._policy = policy
+        self._clock = clock
+
+    async def exchange(self, request: ExchangeRequest) -> Exchanged:
+        """`Issuing.exchange`, and the session is served from here on; what a resumed one was issued is taken back."""
+        exchanged = await self._issuing.exchange(request)
+        session = exchanged.session
+        self._table.add(session, SealKey(exchanged.handle, session.session_id), self._clock())
+        if exchanged.replaced is not None:
+            await self._ending.take_back_replaced(exchanged.replaced, request.correlation_id)
+        return exchanged
+
+    async def read(self, request: ReadRequest) -> Lease:
+        """The grant's current credential. Raises Refused, Unavailable or Misconfigured."""
+        live = await self._enter(request.unverified_handle, request.peer)
+        if request.grant not in live.session.grants:
+            known = any(grant.name == request.grant for grant in self._policy().grants)
+            raise await self._issuing.refuse_grant(live.session, request.grant, known, request.correlation_id)
+        return await self._rotation.read(live, request)
+
+    async def view(self, unverified_handle: str, peer: Peer) -> SessionView:
+        live = await self._enter(unverified_handle, peer)
+        lines = tuple(
+            LeaseLine(
+                grant=slot.grant,
+                subpath=slot.subpath,
+                version=slot.lease.version,
+                refresh_at=slot.lease.refresh_at,
+                expires_at=slot.lease.expires_at,
+            )
+            for slot in live.slots.values()
+            if slot.lease is not None
+        )
+        return SessionView(session=live.session, leases=lines)
+
+    async def heartbeat(self, unverified_handle: str, peer: Peer) -> None:
+        live = await self._enter(unverified_handle, peer)
+        now = self._clock()
+        live.mono_seen = now.mono
+        await self._ledger.seen(live.session.session_id, now.wall)
+
+    async def close(self, unverified_handle: str, peer: Peer, correlation_id: str) -> None:
+        """RFC 7009: after this the session is over and its leases are revoked. Silent about one that is over already.
+
+        Raises Refused(handle_invalid, handle_peer) and, when not everything could be revoked now, what stood in the way.
+        """
+        try:
+            live = await self._enter(unverified_handle, peer)
+        except Refused as refusal:
+            if refusal.code in (Code.SESSION_EXPIRED, Code.SESSION_IDLE, Code.SESSION_REVOKED):
+                return
+            raise
+        await self._ending.end(live, SessionState.CLOSED, "closed by its holder", correlation_id)
+
+    # --- how ---------------------------------------------------------------------------------------------------------
+
+    async def _enter(self, unverified_handle: str, peer: Peer) -> LiveSession:
+        """The live session of a handle that may be used from here. A cold one is warm afterwards."""
+        digest = handle_hash(unverified_handle)
+        live = self._table.by_hash(digest)
+        if live is None:
+            session = await self._ledger.session_by_handle(digest)
+            if session is None:
+                raise Refused(Code.HANDLE_INVALID, "this broker has no session of that handle; open one with the job token")
+            _require_peer(session, peer)
+            if session.state is not SessionState.LIVE:
+                raise refusal_of(session.state)
+            live = self._table.by_hash(digest) or self._table.add(session, None, self._clock())
+        _require_peer(live.session, peer)
+        live.require_live(self._clock())
+        if live.key is None:
+            await self._warm(live, Secret(unverified_handle))
+        return live
+
+    async def _warm(self, live: LiveSession, handle: Secret) -> None:
+        """The handle is back after a restart: the key is derived and what was issued is opened again (DESIGN 3.9)."""
+        async with live.warming:
+            if live.key is not None:
+                return
+            key = SealKey(handle, live.session.session_id)
+            now = self._clock()
+            for stored in await self._ledger.leases(live.session.session_id):
+                try:
+                    lease, held = open_lease(key, stored, now)
+                except Broken as broken:
+                    log.error("lease.seal_broken", extra={"lease_id": stored.lease_id, "detail": broken.detail})  # noqa: TRY400  (no traceback: it would carry the row)
+                    continue
+                slot = live.slot(stored.grant, stored.subpath)
+                slot.current(lease, held)
+                slot.last_read = now.mono
+            live.key = key
+            for slot in live.slots.values():
+                self._rotation.plan(live, slot)
+
+
+def _require_peer(session: Session, peer: Peer) -> None:
+    """A handle obtained over the Unix socket is good for that uid, over that socket (DESIGN 3.12)."""
+    if session.peer_uid is not None and (peer.transport != "unix" or peer.uid != session.peer_uid):
+        raise Refused(
+            Code.HANDLE_PEER,
+            "this handle was obtained over the Unix socket by another user, and is good only for that user over that socket",
+        )
