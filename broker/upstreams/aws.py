@@ -1,0 +1,232 @@
+"""AWS STS: one role session per lease.
+
+`via = "issuer"`: the broker signs an assertion and calls AssumeRoleWithWebIdentity unsigned; tags and SourceIdentity are claims
+of the assertion, and the broker holds no AWS key. `via = "assume-role"`: AssumeRole, signed with the broker's own AWS identity
+(boto3's default chain), tags and SourceIdentity as parameters.
+
+An STS session can be neither renewed nor taken back: it lapses.
+"""
+
+import base64
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from broker.assertions import AssertionIssuer, role_session_name, source_identity
+from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused
+from broker.lease import Kind, UpstreamIds
+from broker.moment import Clock
+from broker.policy.model import AwsTarget
+from broker.secret import Secret
+from broker.upstream import Held, Minted, Note, Order, Renewed
+from broker.upstreams.aws_answers import Answer, Asked, from_library, read_answer
+from broker.upstreams.aws_limits import check_assertion, check_job, check_target, session_seconds, session_tags
+from broker.upstreams.pool import UpstreamPool
+
+CONNECT_SECONDS = 3
+READ_SECONDS = 5
+DEADLINE_SECONDS = 25.0  # of all attempts together, waiting for a thread included; an intent lives 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsSettings:
+    """One `[[upstream]]` of kind aws."""
+
+    name: str
+    region: str  # of STS and of the job, unless the grant names another
+    sts_url: str | None  # None: the regional endpoint
+    via: Literal["issuer", "assume-role"]
+    audience: str  # of the assertion; a client id of the OIDC provider in IAM
+
+
+class AwsUpstream:
+    """Implements `upstream.Upstream`."""
+
+    def __init__(self, settings: AwsSettings, issuer: AssertionIssuer, pool: UpstreamPool, clock: Clock) -> None:
+        self._settings = settings
+        self._issuer = issuer
+        self._pool = pool
+        self._clock = clock
+        self._clients: dict[tuple[int, str], Any] = {}
+        self._making = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def kind(self) -> Kind:
+        return "aws"
+
+    def plan(self, order: Order) -> UpstreamIds:
+        """Role, session name and source identity, every documented limit of the request checked. Pure.
+
+        Raises Refused(template_value) for ids of the job that do not fit, Misconfigured(upstream_config) for what an operator
+        wrote.
+        """
+        target = self._target(order)
+        check_target(target, self._region(target))
+        if target.external_id is not None and self._settings.via == "issuer":
+            raise Misconfigured(
+                Code.UPSTREAM_CONFIG,
+                "this grant cannot be issued as the broker's operators configured it; tell them the correlation id",
+                detail='external_id needs via = "assume-role": AssumeRoleWithWebIdentity has no ExternalId and would ignore it',
+            )
+        planned = UpstreamIds(
+            upstream=self.name,
+            role=target.role_arn,
+            session_name=role_session_name(order.identity, order.session_id),
+            source_identity=source_identity(order.identity),
+        )
+        check_job(planned.session_name, planned.source_identity, session_tags(order))
+        return planned
+
+    async def issue(self, order: Order, note: Note) -> Minted:  # noqa: ARG002 - the protocol's
+        """One role session. Nothing is noted: the session name is in the intent, and STS gives id and secret in one answer.
+
+        A call that outlives the deadline may still make a session that nobody reads; the log has its intent.
+        """
+        planned = self.plan(order)
+        answer = await self._pool.run(self._assume, order, planned, deadline=DEADLINE_SECONDS)
+        return Minted(
+            fields={
+                "access_key_id": Secret(answer.access_key_id),
+                "secret_access_key": answer.secret_access_key,
+                "session_token": answer.session_token,
+                "account_id": Secret(answer.account_id),
+                "region": Secret(self._region(self._target(order))),
+            },
+            held=Held(
+                ids=replace(planned, access_key_id=answer.access_key_id, request_id=answer.request_id),
+                token=None,
+            ),
+            expires_at=answer.expires_at,
+            renewable=False,
+            revocable="none",
+        )
+
+    async def renew(self, order: Order, held: Held) -> Renewed:  # noqa: ARG002 - the protocol's
+        """Always refuses: STS has no such call."""
+        raise Refused(Code.UPSTREAM_DENIED, "an AWS session cannot be prolonged; a new one is issued in its place")
+
+    async def revoke(self, helds: Sequence[Held]) -> None:
+        """Returns at once. STS has no call that ends a session, and `revocable` says so of each: they lapse at `expires_at`."""
+
+    # --- in a thread of the pool ------------------------------------------------------------------------------------
+
+    def _assume(self, order: Order, planned: UpstreamIds) -> Answer:
+        target = self._target(order)
+        own_keys = self._settings.via == "assume-role"
+        request: dict[str, Any] = {
+            "RoleArn": target.role_arn,
+            "RoleSessionName": planned.session_name,
+            "DurationSeconds": session_seconds(order.ttl, target.ttl),
+        }
+        if target.session_policy is not None:
+            request["Policy"] = target.session_policy
+        if target.policy_arns:
+            request["PolicyArns"] = [{"arn": arn} for arn in target.policy_arns]
+        asked = Asked(
+            role_arn=target.role_arn,
+            session_name=planned.session_name,
+            source_identity=planned.source_identity,
+            seconds=request["DurationSeconds"],
+        )
+        send: Callable[..., Any]
+        try:
+            client = self._client(self._region(target))
+            if own_keys:
+                tags = session_tags(order)
+                request["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
+                request["TransitiveTagKeys"] = list(tags)
+                request["SourceIdentity"] = planned.source_identity
+                if target.external_id is not None:
+                    request["ExternalId"] = target.external_id
+                send = client.assume_role
+            else:
+                # Signed here, not before the wait for a thread: it lives a minute.
+                assertion = self._issuer.for_job(
+                    order.identity,
+                    order.environment,
+                    order.grant,
+                    self._settings.audience,
+                    session_id=order.session_id,
+                    aws=True,
+                ).reveal()
+                check_assertion(assertion)
+                asked = _asked_with(asked, assertion)
+                request["WebIdentityToken"] = assertion
+                send = client.assume_role_with_web_identity
+            answer = send(**request)
+        except BrokerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the border: whatever the library raises becomes ours, without its text
+            raise from_library(error, role_arn=target.role_arn, own_keys=own_keys) from None
+        return read_answer(answer, asked, self._clock())
+
+    def _client(self, region: str) -> Any:
+        """The process's one client of this region. Threads may share a client, not the making of one; forks share neither."""
+        place = (os.getpid(), region)
+        client = self._clients.get(place)
+        if client is None:
+            with self._making:
+                client = self._clients.get(place) or self._new_client(region)
+                self._clients[place] = client
+        return client
+
+    def _new_client(self, region: str) -> Any:
+        import boto3
+        import botocore.session
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        # Everything that the environment could otherwise change is set here: endpoints, retries, time-outs.
+        core = botocore.session.get_session()
+        core.set_config_variable("sts_regional_endpoints", "regional")
+        unsigned = {"signature_version": UNSIGNED} if self._settings.via == "issuer" else {}
+        direct: dict[str, Any] = {"proxies": {}} if _is_loopback(self._settings.sts_url) else {}
+        return boto3.Session(botocore_session=core).client(
+            "sts",
+            region_name=region,
+            endpoint_url=self._settings.sts_url,
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": 3},
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                max_pool_connections=self._pool.size,
+                ignore_configured_endpoint_urls=True,
+                **unsigned,
+                **direct,
+            ),
+        )
+
+    # --- small ------------------------------------------------------------------------------------------------------
+
+    def _region(self, target: AwsTarget) -> str:
+        return target.region or self._settings.region
+
+    @staticmethod
+    def _target(order: Order) -> AwsTarget:
+        if not isinstance(order.target, AwsTarget):
+            raise Broken(f"grant {order.grant} reached an AWS upstream with a target of another kind")
+        return order.target
+
+
+def _asked_with(asked: Asked, assertion: str) -> Asked:
+    """With what our own assertion says, read back from what is sent: that is what STS has to have understood."""
+    payload = assertion.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return replace(asked, subject=claims["sub"], audience=claims["aud"], issuer=claims["iss"])
+
+
+def _is_loopback(url: str | None) -> bool:
+    host = urlsplit(url or "").hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
