@@ -1,0 +1,252 @@
+"""The gate: token text -> strict parts -> verified claims. Pure: keys and time are parameters.
+
+    text --parse--> UnverifiedToken --verify(key, rules, now)--> VerifiedClaims
+
+Every token has exactly one spelling here. What libraries read generously (padding, a byte order mark, UTF-16, duplicate members,
+names that differ in case) is refused, so that no two readers of one token can see two different jobs. Sources: RFC 7515, 7519,
+8725; the attack list of gitlab-tokens.md section 5.
+"""
+
+import binascii
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, NoReturn, final
+
+from broker.errors import Code, Refused
+from broker.identity.keyset import VerificationKey
+from broker.identity.strict_json import NotStrict, strict_object
+from broker.moment import rfc3339
+
+_SEGMENTS = 3
+MAX_CHARS = 20_000  # what AWS STS takes, too
+_MAX_NAME = 128  # kid, jti
+_MAX_DATE = 253_402_300_799  # the last second of the year 9999
+_HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+# base64url to base64, and every other byte to one that is invalid: `=`, `+` and `/` too, which the decoder would take.
+_TO_BASE64 = bytes(b"+/"[b"-_".index(byte)] if byte in b"-_" else byte if byte in _ALPHABET else 0 for byte in range(256))
+# The last character of a segment carries 4 or 2 spare bits; unless they are zero it is another spelling of the same bytes.
+_CANONICAL_END = {0: frozenset(_ALPHABET), 2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
+_PADDING = {0: b"", 2: b"==", 3: b"="}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnverifiedToken:
+    """A token whose form is right and of which nothing else is known. No member of it may be told or logged as a fact."""
+
+    unverified_alg: str
+    unverified_kid: str
+    unverified_typ: str | None
+    unverified_issuer: str
+    unverified_members: dict[str, Any]
+    signed: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What one issuer's tokens have to meet."""
+
+    issuer: str
+    audience: tuple[str, ...]
+    algorithms: frozenset[str]
+    types: frozenset[str | None]  # of the header's `typ`
+    known: frozenset[str]  # claim names that no other claim may resemble
+    max_lifetime: timedelta
+    leeway: timedelta
+
+
+_GATE = object()
+
+
+@final
+class VerifiedClaims:
+    """The members of a token whose signature, issuer, hours and audience hold. Only `verify` makes these."""
+
+    __slots__ = ("expires_at", "issued_at", "issuer", "kid", "members", "token_id", "unknown")
+
+    def __init__(self, made_by: object, token: UnverifiedToken, rules: Rules, token_id: str, iat: int, exp: int) -> None:
+        if made_by is not _GATE:
+            raise TypeError("verified claims come from the gate")
+        self.issuer = rules.issuer
+        self.kid = token.unverified_kid
+        self.token_id = token_id
+        self.issued_at = datetime.fromtimestamp(iat, UTC)
+        self.expires_at = datetime.fromtimestamp(exp, UTC)
+        self.members = MappingProxyType(token.unverified_members)
+        self.unknown = tuple(name for name in self.members if name not in rules.known)
+
+    def __repr__(self) -> str:
+        return f"VerifiedClaims(issuer={self.issuer!r}, jti={self.token_id!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("verified claims are not pickled or copied")
+
+
+def parse(unverified_text: str) -> UnverifiedToken:
+    """The parts of a token, if it has the one form that is accepted. Checks no signature and no claim but that `iss` is a text.
+
+    Raises Refused(token_malformed), and nothing else whatever the text is. The message quotes nothing of it.
+    """
+    if len(unverified_text) > MAX_CHARS:
+        raise _malformed(f"it has more than {MAX_CHARS} characters")
+    try:
+        text = unverified_text.encode("ascii")
+    except UnicodeEncodeError:
+        raise _malformed("it has characters that no token has") from None
+    segments = text.split(b".")
+    if len(segments) != _SEGMENTS:
+        raise _malformed(f"it has {len(segments)} parts between dots where a signed token has three")
+    header = _object(segments[0], "header")
+    if not _HEADER_MEMBERS.issuperset(header):
+        # jku, jwk, x5u, x5c would let the token bring its own key; crit and b64 change how it is read.
+        raise _malformed("its header has members other than alg, kid and typ")
+    alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
+    if type(alg) is not str or type(kid) is not str or not 0 < len(kid) <= _MAX_NAME:
+        raise _malformed("its header has no `alg`, or no `kid` of at most 128 characters")
+    if "typ" in header and type(typ) is not str:
+        raise _malformed("its header's `typ` is not a text")
+    members = _object(segments[1], "payload")
+    issuer = members.get("iss")
+    if type(issuer) is not str:
+        raise _malformed("it has no claim `iss`, or one that is not a text")
+    return UnverifiedToken(
+        unverified_alg=alg,
+        unverified_kid=kid,
+        unverified_typ=typ,
+        unverified_issuer=issuer,
+        unverified_members=members,
+        signed=text[: len(segments[0]) + 1 + len(segments[1])],
+        signature=_decoded(segments[2], "signature"),
+    )
+
+
+def refuse_wrong_header(token: UnverifiedToken, rules: Rules) -> None:
+    """Refuses a token that no key of this issuer could have signed, before a key is looked for (and perhaps fetched)."""
+    if token.unverified_alg not in rules.algorithms:
+        raise Refused(Code.TOKEN_SIGNATURE, "the job token is not signed with an algorithm that its issuer uses")
+    if token.unverified_typ not in rules.types:
+        raise Refused(Code.TOKEN_CLASS, "the token's header says that it is not an ID token; send the ID token of the job")
+
+
+def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, now: datetime) -> VerifiedClaims:
+    """The claims, once the key has signed them for one of our audiences and they are within their hours.
+
+    From the signature on, a refusal tells the caller its own token's values. Boundaries: `exp` plus leeway is the first moment
+    refused, `iat` and `nbf` minus leeway the first accepted. Not checked: anything that only this kind of issuer has.
+    Raises Refused(token_signature, token_issuer, token_expired, token_audience or token_claims).
+    """
+    refuse_wrong_header(token, rules)
+    if token.unverified_issuer != rules.issuer:
+        raise Refused(Code.TOKEN_ISSUER, UNKNOWN_ISSUER)
+    if (
+        key.kid != token.unverified_kid
+        or key.algorithm != token.unverified_alg
+        or not key.verifies(token.signed, token.signature)
+    ):
+        raise Refused(
+            Code.TOKEN_SIGNATURE, "the job token's signature does not hold: it was not signed by its issuer, or was changed"
+        )
+    members = token.unverified_members  # verified from here on
+    _refuse_resembling(members, rules.known)
+    iat, exp = _check_hours(members, rules, now)
+    _check_audience(members.get("aud"), rules.audience)
+    token_id = members.get("jti")
+    if type(token_id) is not str or not 0 < len(token_id) <= _MAX_NAME or not token_id.isprintable():
+        raise Refused(Code.TOKEN_CLAIMS, "jti is missing, or is not a text of at most 128 characters")
+    return VerifiedClaims(_GATE, token, rules, token_id, iat, exp)
+
+
+UNKNOWN_ISSUER = "the token's issuer is none that this broker trusts; the token has to come from an issuer in its configuration"
+
+
+def _check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tuple[int, int]:
+    """`iat` and `exp`, checked against each other and the time."""
+    exp, iat, nbf = _date(members, "exp"), _date(members, "iat"), _date(members, "nbf")
+    if exp is None or iat is None:
+        raise Refused(Code.TOKEN_CLAIMS, f"{'exp' if exp is None else 'iat'} is missing; a token without its hours is not taken")
+    seconds, leeway = now.timestamp(), rules.leeway.total_seconds()
+    if seconds >= exp + leeway:
+        raise Refused(
+            Code.TOKEN_EXPIRED,
+            f"the job token ended at {_shown(exp)} and it is {rfc3339(now)}; "
+            "GitLab makes one token per job, valid as long as the job's timeout: start the job again, or raise its timeout",
+        )
+    for name, date in (("iat", iat), ("nbf", nbf)):
+        if date is not None and date - leeway > seconds:
+            raise Refused(
+                Code.TOKEN_CLAIMS,
+                f"{name} is {_shown(date)}, in the future (it is {rfc3339(now)}); the issuer's clock or the broker's is wrong",
+            )
+    if not iat < exp <= iat + rules.max_lifetime.total_seconds():
+        raise Refused(
+            Code.TOKEN_CLAIMS,
+            f"the job token is valid for {exp - iat} s, and this broker takes at most "
+            f"{rules.max_lifetime.total_seconds():.0f} s; lower the job's `timeout:`",
+        )
+    return iat, exp
+
+
+def _date(members: Mapping[str, Any], name: str) -> int | None:
+    value = members.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= _MAX_DATE:
+        raise Refused(Code.TOKEN_CLAIMS, f"{name} is not a whole number of seconds since 1970")
+    return value
+
+
+def _shown(date: int) -> str:
+    return rfc3339(datetime.fromtimestamp(date, UTC))
+
+
+def _check_audience(audience: Any, ours: tuple[str, ...]) -> None:
+    if type(audience) is str:
+        if audience in ours:
+            return
+        shown = repr(audience[:200])
+        raise Refused(
+            Code.TOKEN_AUDIENCE,
+            f"aud is {shown}; this broker is {' or '.join(map(repr, ours))}: change `aud:` under `id_tokens:`",
+        )
+    if type(audience) is list:
+        # A token for several services can be replayed by each of them at the others.
+        raise Refused(
+            Code.TOKEN_AUDIENCE, f"aud is a list; give this broker a token of its own with `aud: {ours[0]}` under `id_tokens:`"
+        )
+    raise Refused(Code.TOKEN_AUDIENCE, f"aud is missing, or is not a text; this broker is {' or '.join(map(repr, ours))}")
+
+
+def _refuse_resembling(members: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Refuses a name that folds onto a known claim without being it: `SUB`, `Project_ID`, `sub` with a long s (hashicorp/cap#191)."""
+    for name in members:
+        if name not in known and unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()) in known:
+            raise Refused(Code.TOKEN_CLAIMS, f"the claim {name[:80]!a} resembles another claim's name; no issuer sends both")
+
+
+def _object(segment: bytes, part: str) -> dict[str, Any]:
+    try:
+        return strict_object(_decoded(segment, part))
+    except NotStrict as error:
+        raise _malformed(f"its {part} is refused: {error}") from None
+
+
+def _decoded(segment: bytes, part: str) -> bytes:
+    spare = len(segment) % 4
+    if not segment or spare == 1 or segment[-1] not in _CANONICAL_END[spare]:
+        raise _malformed(f"its {part} is not base64url in its one spelling")
+    try:
+        return binascii.a2b_base64(segment.translate(_TO_BASE64) + _PADDING[spare], strict_mode=True)
+    except binascii.Error:
+        raise _malformed(f"its {part} is not base64url in its one spelling") from None
+
+
+def _malformed(why: str) -> Refused:
+    return Refused(
+        Code.TOKEN_MALFORMED,
+        f"the job token cannot be read: {why}; send the variable that the job declares under `id_tokens:`, unchanged",
+    )

@@ -1,0 +1,75 @@
+"""From verified JSON to typed claims, by a profile's table."""
+
+import unicodedata
+from collections.abc import Mapping
+
+from broker.errors import Code, Refused
+from broker.identity.claims import ClaimSet, ClaimValue
+from broker.identity.gate import VerifiedClaims
+from broker.identity.profile import Claim, ClaimKind
+
+_MAX_TEXT = 2048  # a ref is at most 255 bytes, a URI of a config file a few hundred
+_SHOWN_CHARS = 80
+_BOOLS = {"true": True, "false": False}
+_SHOWN = {str: "a text", bool: "a JSON boolean", int: "a number", list: "a list", dict: "an object"}
+_BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def typed_claims(table: Mapping[str, Claim], verified: VerifiedClaims) -> ClaimSet:
+    """The claims of the table that the token carries, each of exactly its type. Null is absent (gitlab-tokens.md 1.2).
+
+    Raises Refused(token_claims) for one of another type, one with characters that a log line or terminal would obey, and a
+    required one that is missing. Claims that the table does not know are left out.
+    """
+    members = verified.members
+    typed: dict[str, ClaimValue] = {}
+    for name, value in members.items():
+        claim = table.get(name)
+        if claim is not None and value is not None:
+            typed[name] = _typed(name, claim.kind, value)
+    for name, claim in table.items():
+        if claim.required and not typed.get(name, "") and typed.get(name) is not False:
+            raise Refused(Code.TOKEN_CLAIMS, _missing(name, claim))
+    return ClaimSet(typed)
+
+
+def _typed(name: str, kind: ClaimKind, value: object) -> ClaimValue:
+    # `type(...) is`, not isinstance: True is an int to isinstance.
+    if type(value) is str:
+        if kind is ClaimKind.TEXT:
+            return _plain(name, value)
+        if kind is ClaimKind.BOOL and value in _BOOLS:
+            return _BOOLS[value]
+        if kind is ClaimKind.BOOL:
+            raise Refused(Code.TOKEN_CLAIMS, f'{name} is {_cut(value)!r}, neither "true" nor "false"')
+    elif type(value) is int and kind is ClaimKind.NUMBER:
+        return value
+    elif type(value) is list and kind is ClaimKind.TEXTS:
+        return tuple(_element(name, element) for element in value)
+    wanted = 'the text "true" or "false"' if kind is ClaimKind.BOOL else kind.value
+    raise Refused(Code.TOKEN_CLAIMS, f"{name} is {_SHOWN.get(type(value), 'of another type')}; it should be {wanted}")
+
+
+def _element(name: str, value: object) -> str:
+    if type(value) is not str:
+        raise Refused(Code.TOKEN_CLAIMS, f"{name} has an element that is not a text")
+    return _plain(name, value)
+
+
+def _plain(name: str, value: str) -> str:
+    if len(value) > _MAX_TEXT:
+        raise Refused(Code.TOKEN_CLAIMS, f"{name} is longer than {_MAX_TEXT} characters")
+    # isprintable is the fast answer, and stricter than we are (an emoji joined of several is not "printable").
+    if not value.isprintable() and any(c in _BIDI or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value):
+        raise Refused(Code.TOKEN_CLAIMS, f"{name} has control characters, line breaks or direction marks in it: {_cut(value)!a}")
+    return value
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "…"
+
+
+def _missing(name: str, claim: Claim) -> str:
+    if claim.sent_by:
+        return f"{name} is missing: {claim.sent_by} sends it"
+    return f"{name} is missing; this is not the ID token of a CI job as its issuer documents it"
