@@ -1,0 +1,91 @@
+"""`[listen]`: where the broker can be reached, and the places it must not be reachable at."""
+
+import os
+import stat
+from pathlib import Path
+
+from broker.config.model import Address, Https, Listen
+from broker.config.table import Table, is_loopback
+
+
+def listeners(root: Table, warnings: list[str]) -> Listen:
+    """What `[listen]` says. Adds its problems to the root's, its warnings to `warnings`."""
+    table = root.table("listen")
+    unix, admin = table.path("unix"), table.path("admin")
+    listen = Listen(
+        unix=unix,
+        http=_loopback(table),
+        https=_https(table),
+        admin=admin,
+        admin_uids=table.integers("admin_uids", (os.geteuid(),)),
+        unix_bind_uid=table.flag("unix_bind_uid", default=True),
+    )
+    if not any(key in table for key in ("unix", "http", "https")):
+        (table if "listen" in root else root).problem("", "nothing to listen on", "give [listen] one of unix, http, https")
+    if unix is not None:
+        _check_socket(table, "unix", unix)
+        if _mode(unix.parent) & (stat.S_IWGRP | stat.S_IWOTH):
+            warnings.append(
+                f"others may write to {unix.parent}, the folder of the Unix socket: clients will not send a job token there "
+                "(chmod go-w)"
+            )
+    if admin is not None:
+        _check_admin(table, admin, unix)
+    table.finish()
+    return listen
+
+
+def _loopback(table: Table) -> Address | None:
+    found = table.address("http")
+    if found is None:
+        return None
+    if not is_loopback(found[0]):
+        table.problem(
+            "http", f"http: {found[0]} is not a loopback address, and plain HTTP would show every credential", "use https"
+        )
+    return Address(host=found[0], port=found[1])
+
+
+def _https(table: Table) -> Https | None:
+    inner = table.table("https")
+    if "https" not in table:
+        return None
+    found = inner.address("address")
+    if found is None and "address" not in inner:
+        inner.problem("", "https has no address", 'write https = { address = "0.0.0.0:8443", cert = "…", key = "…" }')
+    https = Https(
+        address=Address(host=found[0], port=found[1]) if found else Address(host="", port=0),
+        cert=inner.file("cert", required=True) or Path(),
+        key=inner.file("key", required=True) or Path(),
+        client_ca=inner.file("client_ca"),
+    )
+    inner.finish()
+    return https
+
+
+def _check_socket(table: Table, key: str, path: Path) -> None:
+    # sun_path holds 108 bytes with its final NUL; the kernel's own message for a longer one names neither path nor limit.
+    longest = 107
+    if len(os.fsencode(path)) > longest:
+        table.problem(key, f"{key}: the path of a Unix socket has at most {longest} bytes, this one {len(os.fsencode(path))}")
+    if not path.parent.is_dir() and key == "unix":
+        table.problem(key, f"{key}: the folder {path.parent} does not exist", "make it first; jobs get this folder mounted")
+
+
+def _check_admin(table: Table, admin: Path, unix: Path | None) -> None:
+    # Whoever gets the folder of `unix` mounted would get the kill switch with it (DESIGN 3.12).
+    if unix is not None and admin.parent.resolve() == unix.parent.resolve():
+        table.problem(
+            "admin", "admin: the admin socket stands in the folder of unix, which jobs can reach", "give it its own folder"
+        )
+    elif _mode(admin.parent) & 0o077:
+        table.problem("admin", f"admin: others may enter {admin.parent}", f"chmod 700 {admin.parent}")
+    _check_socket(table, "admin", admin)
+
+
+def _mode(folder: Path) -> int:
+    """The permission bits of a folder; none when it does not exist yet."""
+    try:
+        return stat.S_IMODE(folder.stat().st_mode)
+    except OSError:
+        return 0
