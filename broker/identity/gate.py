@@ -23,6 +23,7 @@ from broker.moment import rfc3339
 _SEGMENTS = 3
 MAX_CHARS = 20_000  # what AWS STS takes, too
 _MAX_NAME = 128  # kid, jti
+_MAX_SHOWN = 200
 _MAX_DATE = 253_402_300_799  # the last second of the year 9999
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
 
@@ -208,21 +209,24 @@ def _check_audience(audience: Any, ours: tuple[str, ...]) -> None:
     if type(audience) is str:
         if audience in ours:
             return
-        shown = repr(audience[:200])
         raise Refused(
             Code.TOKEN_AUDIENCE,
-            f"aud is {shown}; this broker is {' or '.join(map(repr, ours))}: change `aud:` under `id_tokens:`",
+            f"aud is {_printable(audience)}; this broker is {' or '.join(ours)}: change `aud:` under `id_tokens:`",
         )
     if type(audience) is list:
         # A token for several services can be replayed by each of them at the others.
         raise Refused(
             Code.TOKEN_AUDIENCE, f"aud is a list; give this broker a token of its own with `aud: {ours[0]}` under `id_tokens:`"
         )
-    raise Refused(Code.TOKEN_AUDIENCE, f"aud is missing, or is not a text; this broker is {' or '.join(map(repr, ours))}")
+    raise Refused(Code.TOKEN_AUDIENCE, f"aud is missing, or is not a text; this broker is {' or '.join(ours)}")
+
+
+def _printable(value: str) -> str:
+    return value if value.isascii() and value.isprintable() and len(value) <= _MAX_SHOWN else ascii(value[:_MAX_SHOWN])
 
 
 def _refuse_resembling(members: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Refuses a name that folds onto a known claim without being it: `SUB`, `Project_ID`, `sub` with a long s (hashicorp/cap#191)."""
+    """Refuses a name that folds onto a known claim without being it, such as `SUB` or `Project_ID` (hashicorp/cap#191)."""
     for name in members:
         if name not in known and unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()) in known:
             raise Refused(Code.TOKEN_CLAIMS, f"the claim {name[:80]!a} resembles another claim's name; no issuer sends both")

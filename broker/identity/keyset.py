@@ -79,6 +79,25 @@ def parse_jwks(document: bytes, algorithms: frozenset[str]) -> KeySet:
 
 def _usable(jwk: Any, algorithms: frozenset[str]) -> VerificationKey | str:
     """The key, or why it is left out."""
+    unfit = _unfit(jwk)
+    if unfit:
+        return unfit
+    named = jwk.get("alg")
+    fitting = [a for a in sorted(algorithms) if named in (None, a) and jwk.get("kty") == _KTY[a[:2]]]
+    if len(fitting) != 1:
+        return "is of a type or algorithm that this issuer's tokens are not signed with"
+    try:
+        key = PyJWK(jwk, fitting[0])
+        key.Algorithm.prepare_key(key.key)  # the curve, where there is one, has to be the algorithm's
+    except (PyJWTError, ValueError, TypeError, AttributeError):  # the last two: a member of another JSON type
+        return "cannot be read as a key"
+    if isinstance(key.Algorithm, RSAAlgorithm) and not _MIN_RSA_BITS <= key.key.key_size <= _MAX_RSA_BITS:
+        return f"is an RSA key of {key.key.key_size} bits; {_MIN_RSA_BITS} to {_MAX_RSA_BITS} are taken"
+    return VerificationKey(key, jwk["kid"])
+
+
+def _unfit(jwk: Any) -> str:
+    """Why a member of the list is no public signature key with a name, or nothing."""
     if type(jwk) is not dict:
         return "is not an object"
     kid = jwk.get("kid")
@@ -86,17 +105,7 @@ def _usable(jwk: Any, algorithms: frozenset[str]) -> VerificationKey | str:
         return "has no `kid`, or one that is not a text of at most 128 characters"
     if not _PRIVATE.isdisjoint(jwk):
         return "is a private or symmetric key, which does not belong into a published document"
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    uses = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or type(uses) is not list or "verify" not in uses:
         return "is not for signatures"
-    named = jwk.get("alg")
-    fitting = [a for a in sorted(algorithms) if named in (None, a) and jwk.get("kty") == _KTY[a[:2]]]
-    if len(fitting) != 1:
-        return "is of a type or algorithm that this issuer's tokens are not signed with"
-    try:
-        key = PyJWK(jwk, fitting[0])
-    except (PyJWTError, ValueError, TypeError, AttributeError):
-        # TypeError, AttributeError: members of the wrong JSON type
-        return "cannot be read as a key"
-    if isinstance(key.Algorithm, RSAAlgorithm) and not _MIN_RSA_BITS <= key.key.key_size <= _MAX_RSA_BITS:
-        return f"is an RSA key of {key.key.key_size} bits; {_MIN_RSA_BITS} to {_MAX_RSA_BITS} are taken"
-    return VerificationKey(key, kid)
+    return ""

@@ -5,7 +5,6 @@ exact in every language, NUL and lone surrogates, deep nesting. Source: RFC 8259
 """
 
 import json
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import msgspec
@@ -67,7 +66,7 @@ _SLOW = json.JSONDecoder(object_pairs_hook=_once, parse_float=_not_whole, parse_
 def _check(value: dict[str, Any] | list[Any], depth: int) -> None:
     if depth == 0:
         raise NotStrict("it is nested too deeply")
-    elements: Iterable[Any] = value.values() if type(value) is dict else value
+    elements: Any = value.values() if type(value) is dict else value
     for element in elements:
         kind = type(element)
         if kind is str or kind is bool or element is None:

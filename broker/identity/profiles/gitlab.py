@@ -164,7 +164,7 @@ GITLAB = Profile(
     lookalikes=MappingProxyType(
         {
             "glcbt-": "this is CI_JOB_TOKEN; send the ID token that the job declares under `id_tokens:` instead",
-            "glpat-": "this is a personal access token; send the job's ID token instead, and revoke this one: it has been on the wire",
+            "glpat-": "this is a personal access token; send the job's ID token instead, and revoke this one",
         }
     ),
     identify=identify,
