@@ -5,17 +5,8 @@ minter, whose key only the strict STS has; the roles' own trust policies are the
 """
 
 import base64
-import contextlib
 import json
-import os
 import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,37 +14,14 @@ from typing import Any, Self
 import urllib3
 
 from broker.demo.iam import Role
+from broker.demo.ministack_process import MiniStackMissing, MiniStackProcess, MiniStackUnfit
 from broker.demo.sts import MintOrder, RoleSession
 from broker.demo.sts_request import StsError
 
-ENVIRONMENT_VARIABLE = "CREDBROKER_MINISTACK_VENV"
-VERSION = "1.5.33"
-_READY_SECONDS = 60.0
-_STOP_SECONDS = 5.0
-_PORTS = 3
+__all__ = ["Keys", "MiniStack", "MiniStackMissing", "MiniStackUnfit"]
+
 _DENIED = 403
 _CANARY = "credbroker-canary"
-
-
-class MiniStackMissing(RuntimeError):  # noqa: N818 - it is not an error of the product's tree
-    """MiniStack is not installed; the message says how it gets there."""
-
-
-class MiniStackUnfit(RuntimeError):  # noqa: N818 - as above
-    """It runs, but does not start properly or does not enforce what the demo claims."""
-
-
-def find_python(venv: Path | None = None) -> Path:
-    """The interpreter of MiniStack's environment. Raises MiniStackMissing."""
-    named = os.environ.get(ENVIRONMENT_VARIABLE)
-    root = venv or (Path(named) if named else Path(__file__).resolve().parents[2] / ".venv-ministack")
-    python = root / "bin" / "python"
-    if not python.exists():
-        raise MiniStackMissing(
-            f"MiniStack {VERSION} is not installed in {root}: `make demo` and `make test` put it there "
-            f"(requirements/ministack.txt), or set {ENVIRONMENT_VARIABLE}"
-        )
-    return python
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,39 +32,34 @@ class Keys:
 
 
 class MiniStack:
-    """One running emulator with a folder of its own. A context manager; twice at once is fine.
-
-    `start` returns when it answers and has proven that it refuses. The process ends by `stop`, and with the
-    thread that started it (Linux).
-    """
+    """One running emulator with a folder of its own. A context manager; two at once are fine."""
 
     def __init__(self, *, account_id: str = "111122223333", region: str = "eu-central-1", venv: Path | None = None) -> None:
+        """`venv`: where MiniStack is installed, if not beside this package. Raises MiniStackMissing."""
         self.account_id = account_id
         self.region = region
-        self.url = ""
-        self._python = find_python(venv)
         self._root = Keys(access_key_id="AKIA" + secrets.token_hex(8).upper(), secret_access_key=secrets.token_urlsafe(30))
-        self._minter: Keys | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder: Path | None = None
+        settings = {
+            "AUTH": "true",
+            "IOT_MTLS_ENABLED": "0",
+            "SERVICES": "s3,sts,iam",
+            "MINISTACK_ACCOUNT_ID": account_id,
+            "MINISTACK_REGION": region,
+            "AWS_ACCESS_KEY_ID": self._root.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self._root.secret_access_key,
+        }
+        self.process = MiniStackProcess(settings, venv)
         self._http = urllib3.PoolManager(timeout=urllib3.Timeout(5), retries=False)
         self._clients: dict[str, Any] = {}
 
     @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+    def url(self) -> str:
+        return self.process.url
 
     def start(self) -> Self:
-        """Raises MiniStackUnfit when it does not come up, or does not refuse a role without rights."""
-        self._folder = Path(tempfile.mkdtemp(prefix="credbroker-ministack-"))
+        """It answers, and has proven that it refuses. Raises MiniStackUnfit; nothing is left behind then."""
+        self.process.start()
         try:
-            for _ in range(_PORTS):
-                self._launch()
-                if self._comes_up():
-                    break
-            else:
-                raise MiniStackUnfit(f"MiniStack did not come up:\n{self._log()}")
             self._make_minter()
             self._canary()
         except BaseException:
@@ -106,22 +69,11 @@ class MiniStack:
 
     def stop(self) -> None:
         """The process is gone, and its folder. Safe to call twice."""
-        process, self._process = self._process, None
-        if process is not None:
-            # Its own group: MiniStack may have started helpers.
-            for sign in (signal.SIGTERM, signal.SIGKILL):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, sign)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_STOP_SECONDS)
-                    break
         for client in self._clients.values():
             client.close()
         self._clients.clear()
         self._http.clear()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self.process.stop()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -197,69 +149,14 @@ class MiniStack:
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
-    def _launch(self) -> None:
-        assert self._folder is not None
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        state, scratch = self._folder / "state", self._folder / "tmp"
-        state.mkdir(exist_ok=True)
-        scratch.mkdir(exist_ok=True)
-        # Nothing is inherited but what a process needs to run: an AWS_* or a proxy of ours would change it.
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(scratch),
-            "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "AUTH": "true",
-            "IOT_MTLS_ENABLED": "0",
-            "BIND_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(port),
-            "STATE_DIR": str(state),
-            "TMPDIR": str(scratch),
-            "SERVICES": "s3,sts,iam",
-            "LOG_LEVEL": "WARNING",
-            "MINISTACK_ACCOUNT_ID": self.account_id,
-            "MINISTACK_REGION": self.region,
-            "AWS_ACCESS_KEY_ID": self._root.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self._root.secret_access_key,
-        }
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and a constant module
-                [str(self._python), "-m", "ministack"],
-                env=environment,
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us: we stop it
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one prctl, no locks
-            )
-
-    def _comes_up(self) -> bool:
-        """False when it ended, as it does when somebody took the port in between. Raises MiniStackUnfit for a silent one."""
-        assert self._process is not None
-        until = time.monotonic() + _READY_SECONDS
-        while self._process.poll() is None:
-            with contextlib.suppress(urllib3.exceptions.HTTPError):
-                if self._http.request("GET", f"{self.url}/_ministack/ready").status == 200:  # noqa: PLR2004 - OK
-                    return self._process.poll() is None
-            if time.monotonic() > until:
-                raise MiniStackUnfit(f"MiniStack is silent on {self.url}:\n{self._log()}")
-            time.sleep(0.05)
-        return False
-
-    def _log(self) -> str:
-        assert self._folder is not None
-        return (self._folder / "log").read_text(errors="replace")[-2000:]
-
     def _make_minter(self) -> None:
         iam = self.client("iam")
         iam.create_user(UserName="strict-sts")
         allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:*", "Resource": "*"}]}
         iam.put_user_policy(UserName="strict-sts", PolicyName="mint", PolicyDocument=json.dumps(allowed))
         made = iam.create_access_key(UserName="strict-sts")["AccessKey"]
-        self._minter = Keys(access_key_id=made["AccessKeyId"], secret_access_key=made["SecretAccessKey"])
-        self._clients["minter"] = self._new_client("sts", self._minter)
+        minter = Keys(access_key_id=made["AccessKeyId"], secret_access_key=made["SecretAccessKey"])
+        self._clients["minter"] = self._new_client("sts", minter)
 
     def _canary(self) -> None:
         """A role without rights is refused, and a web identity is not let in: else nothing the demo shows means anything."""
@@ -295,7 +192,7 @@ class MiniStack:
             if error.response["Error"]["Code"] != "AccessDenied":
                 raise MiniStackUnfit(f"the canary was answered {error.response['Error']['Code']}, not AccessDenied") from None
         else:
-            raise MiniStackUnfit(f"a role without rights could read: is this MiniStack {VERSION} with AUTH=true?")
+            raise MiniStackUnfit("a role without rights could read: is this the pinned MiniStack, with AUTH=true?")
         finally:
             powerless.close()
         # With a token that nobody signed, straight past the strict STS.
@@ -331,16 +228,3 @@ class MiniStack:
                 s3={"addressing_style": "path"}, proxies={}, retries={"total_max_attempts": 2}, connect_timeout=3, read_timeout=10
             ),
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """PR_SET_PDEATHSIG: a parent that is killed cannot stop anything. "Parent" is the thread that called `start`."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
