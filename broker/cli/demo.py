@@ -1,0 +1,75 @@
+"""`credbroker demo`."""
+
+import importlib.util
+import signal
+import sys
+import time
+from types import FrameType
+
+import click
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
+def demo(keep: bool) -> None:
+    """The whole story on loopback: a GitLab-like issuer, S3 with IAM, a strict STS, the broker, and jobs that use it.
+
+    \b
+    Example:
+      make demo
+      credbroker demo --keep
+    """
+    for module in ("rich", "luigi", "boto3", "uvicorn"):
+        if importlib.util.find_spec(module) is None:
+            raise click.ClickException(f"the demo needs {module}: pip install 'credbroker[demo]', or use `make demo`")
+    from rich.console import Console
+
+    from broker.demo.ministack import MiniStackMissing, MiniStackUnfit
+    from broker.demo.story import Story, StoryBroken
+    from broker.demo.world import World, WorldBroken
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(highlight=False, soft_wrap=True)
+    began = time.monotonic()
+    try:
+        console.print("[dim]starting a GitLab-like issuer, S3 with IAM, a strict STS and the broker, on loopback …[/dim]")
+        with World() as world:
+            story = Story(
+                world,
+                title=lambda text: console.print(f"\n[bold]{text}[/bold]"),
+                line=lambda text: console.print("  [green]✓[/green] ", end="") or console.print(text, markup=False),
+            )
+            story.tell()
+            console.print(f"\n[bold green]All of it held.[/bold green] {time.monotonic() - began:.0f} s")
+            if keep:
+                _keep(console, world)
+    except (StoryBroken, WorldBroken, MiniStackMissing, MiniStackUnfit) as broken:
+        console.print("\n[bold red]✗ [/bold red]", end="")
+        console.print(str(broken), markup=False)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        console.print("\nstopped; nothing is left running")
+        raise SystemExit(130) from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _keep(console: object, world: object) -> None:
+    from rich.console import Console
+
+    from broker.demo.world import World
+
+    assert isinstance(console, Console)
+    assert isinstance(world, World)
+    program = f"{sys.executable} -m broker"
+    job = world.job_environment(world.token(), "1")
+    settings = " ".join(f"{name}={job[name]}" for name in ("XDG_RUNTIME_DIR", "CREDBROKER_URL", "CREDBROKER_ID_TOKEN"))
+    console.print(f"\nStill running at {world.url} (files in {world.folder}). Three commands to try:\n", markup=False)
+    console.print(f"  {settings} {program} get lake\n", markup=False)
+    console.print(f"  {program} audit query {world.database}\n", markup=False)
+    console.print(f"  {program} audit verify {world.database} --key {world.log_key}\n", markup=False)
+    console.print("Ctrl-C stops and removes everything.")
+    while True:
+        signal.pause()

@@ -1,0 +1,329 @@
+"""Everything around the demo's jobs, on loopback in one temporary folder: a GitLab-like issuer, S3 with IAM, a strict STS, the broker.
+
+The broker is the real one, a process of its own, started by `credbroker serve` from files that are written here.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from broker.demo.iam import Account, OidcProvider, Role
+from broker.demo.issuer import TestIssuer
+from broker.demo.ministack import MiniStack
+from broker.demo.sts import StrictSts
+
+ACCOUNT = "111122223333"
+BUCKET = "acme-data"
+PROJECT = "4711"
+ORDERS = "region,amount,state\nnorth,10,paid\nsouth,7,cancelled\nnorth,5,paid\nsouth,4,paid\n"
+ROTATE_EVERY = "4s"
+_READY_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_ROOM_FOR_SOCKET = 60  # characters of a temporary folder that leave room for the socket's name
+
+_POLICY = """\
+version = 1
+project_id = ["{project}"]
+
+[[environment]]
+name = "production"
+when.issuer = "gitlab"
+when.ref_path = "refs/heads/main"
+when.ref_protected = true
+when.environment = "production"
+when.pipeline_source = ["push", "schedule", "web"]
+
+[[environment]]
+name = "review"
+when.issuer = "gitlab"
+when.ref_path = "refs/heads/**"
+when.pipeline_source = ["push", "web"]
+unless.ref_path = "refs/heads/main"
+
+[[grant]]
+name = "lake"
+environments = ["production", "review"]
+[grant.aws]
+role_arn = "arn:aws:iam::{account}:role/etl-{{environment}}"
+session_policy = "lake.json"
+ttl = "15m"                                     # the SDK then asks for every request, and sees each rotation at once
+"""
+
+_BROKER = """\
+public_url = "{url}"
+policy = "policy.toml"
+
+[listen]
+unix = "{socket}"
+http = "127.0.0.1:{port}"
+
+[store]
+url = "sqlite:///broker.db"
+
+[keys]
+issuer = "keys/issuer"
+log = "keys/log.pem"
+store = "keys/store.key"
+
+[log]
+origin = "demo.example/log"
+
+[[issuer]]
+name = "gitlab"
+profile = "gitlab"
+issuer = "{issuer}"
+audience = ["{url}"]
+
+[[upstream]]
+name = "aws"
+kind = "aws"
+region = "eu-central-1"
+via = "issuer"
+sts_url = "{sts}"
+
+[limits]
+rotate_every = "{rotate_every}"
+"""
+
+_LUIGI = """\
+[core]
+no_configure_logging = true
+[worker]
+check_complete_on_run = true
+[retcode]
+already_running = 10
+missing_data = 20
+not_run = 25
+task_failed = 30
+scheduling_error = 35
+unhandled_exception = 40
+[Lake]
+root = s3://{bucket}/production
+project = {project}
+"""
+
+_SESSION_POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": f"arn:aws:s3:::{BUCKET}/{{environment}}/*"},
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{BUCKET}"},
+    ],
+}
+
+
+class WorldBroken(RuntimeError):  # noqa: N818 - not an error of the product's tree
+    """Something around the demo did not start; the message says what and shows its last words."""
+
+
+class World:
+    """A context manager. On the way out everything is stopped by its pid and the folder is gone, also after Ctrl-C."""
+
+    def __init__(self) -> None:
+        # Short: a Unix socket's path has at most 107 bytes.
+        roomy = len(tempfile.gettempdir()) < _ROOM_FOR_SOCKET
+        self.folder = Path(tempfile.mkdtemp(prefix="credbroker-demo-", dir=None if roomy else "/tmp"))  # noqa: S108 - mkdtemp's
+        self.socket = self.folder / "run" / "broker.sock"
+        self.database = self.folder / "broker.db"
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_key = ""
+        self._parts = contextlib.ExitStack()
+        self._broker: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Nothing of it runs, and the folder is removed. Safe to call twice."""
+        try:
+            self.stop_broker()
+            self._parts.close()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def token(self, **claims: object) -> str:
+        """A GitLab job token for this broker: of a job on protected main in production, unless the claims say otherwise."""
+        claims.setdefault("aud", self.url)
+        claims.setdefault("project_id", PROJECT)
+        claims.setdefault("job_project_id", PROJECT)
+        return self.gitlab.mint(**claims)
+
+    def job_environment(self, token: str, job: str) -> dict[str, str]:
+        """What a runner gives a job: nothing of ours but the token, the broker's address and the place of S3."""
+        home = self.folder / f"job-{job}"
+        home.mkdir(exist_ok=True, mode=0o700)
+        return {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "HOME": str(home),
+            "XDG_RUNTIME_DIR": str(home),
+            "LANG": "C.UTF-8",
+            "CI_JOB_ID": job,
+            "CREDBROKER_URL": f"unix://{self.socket}",
+            "CREDBROKER_ID_TOKEN": token,
+            "AWS_ENDPOINT_URL_S3": self.cloud.url,
+            "LUIGI_CONFIG_PATH": str(self.folder / "luigi.cfg"),
+            "PYTHONWARNINGS": "ignore",
+        }
+
+    def run(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, seconds: float = 90
+    ) -> "subprocess.CompletedProcess[str]":
+        """`credbroker …`, in a job of that environment, to its end. Killed, with what it started, when this is interrupted."""
+        command = [sys.executable, "-m", "broker", *arguments]
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own program
+            command,
+            env=dict(environment),
+            cwd=environment["HOME"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    # --- the broker -------------------------------------------------------------------------------------------------
+
+    def start_broker(self) -> None:
+        """The process is ready. Raises WorldBroken with its last words when it is not within twenty seconds."""
+        with (self.folder / "broker.log").open("ab") as log:
+            self._broker = subprocess.Popen(  # noqa: S603 - as in `run`
+                [sys.executable, "-m", "broker", "serve", "--config", str(self.folder / "broker.toml")],
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), "LANG": "C.UTF-8"},
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we stop it, and it answers what is in flight
+            )
+        until = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < until and self._broker.poll() is None:
+            if self._ready():
+                return
+            time.sleep(0.05)
+        words = (self.folder / "broker.log").read_text(errors="replace")[-2000:]
+        raise WorldBroken(f"the broker did not become ready:\n{words}")
+
+    def _ready(self) -> bool:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{self.url}/readyz", timeout=2):  # noqa: S310 - http on loopback
+            return True
+        return False
+
+    def stop_broker(self) -> None:
+        """It has answered what was in flight, flushed its log and is gone."""
+        process, self._broker = self._broker, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    # --- setting it up ----------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.gitlab = self._parts.enter_context(TestIssuer())
+        self.cloud = self._parts.enter_context(MiniStack(account_id=ACCOUNT))
+        self.account = Account(ACCOUNT)
+        provider = OidcProvider(url=self.url, client_ids=("sts.amazonaws.com",))
+        self.account.put_provider(provider)
+        for environment in ("production", "review"):
+            role = _role(environment, self.account.provider_arn(provider), provider.host)
+            self.account.put_role(role)
+            self.cloud.put_role(role)
+        self.cloud.create_bucket(BUCKET)
+        self.cloud.put_object(BUCKET, "production/in/orders.csv", ORDERS.encode())
+        self.cloud.put_object(BUCKET, "review/in/orders.csv", ORDERS.encode())
+        self.sts = self._parts.enter_context(StrictSts(self.account, self.cloud.mint))
+
+        self.socket.parent.mkdir(mode=0o700)
+        keygen = self.run(
+            ["keygen", str(self.folder / "keys"), "--origin", "demo.example/log"],
+            {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder)},
+        )
+        if keygen.returncode != 0:
+            raise WorldBroken(f"keygen failed: {keygen.stderr}")
+        self.log_key = keygen.stdout.split()[-1]
+        (self.folder / "lake.json").write_text(json.dumps(_SESSION_POLICY))
+        (self.folder / "policy.toml").write_text(_POLICY.format(project=PROJECT, account=ACCOUNT))
+        (self.folder / "luigi.cfg").write_text(_LUIGI.format(bucket=BUCKET, project=PROJECT))
+        (self.folder / "broker.toml").write_text(
+            _BROKER.format(
+                url=self.url,
+                socket=self.socket,
+                port=self.port,
+                issuer=self.gitlab.url,
+                sts=self.sts.url,
+                rotate_every=ROTATE_EVERY,
+            )
+        )
+        self.start_broker()
+
+
+def _role(environment: str, provider_arn: str, host: str) -> Role:
+    """A role per environment: who may assume it, and the prefix that it reaches."""
+    return Role(
+        name=f"etl-{environment}",
+        trust={
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"Federated": provider_arn},
+                    "Action": ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"],
+                    "Condition": {
+                        "StringEquals": {f"{host}:aud": "sts.amazonaws.com", "aws:RequestTag/environment": environment},
+                        "StringLike": {f"{host}:sub": f"environment:{environment}:grant:lake:issuer:gitlab:project:{PROJECT}"},
+                    },
+                }
+            ],
+        },
+        permissions={
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Action": ["s3:GetObject", "s3:PutObject"],
+                    "Resource": f"arn:aws:s3:::{BUCKET}/{environment}/*",
+                },
+                {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{BUCKET}"},
+            ],
+        },
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
