@@ -5,6 +5,7 @@ behind it does not; then it has the session minted there (`Mint`), with the same
 the session may do is enforced. Not checked: the packed size of policies, quotas, the caller's own identity policy.
 """
 
+import sys
 import threading
 import time
 import uuid
@@ -15,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol, Self
 from xml.sax.saxutils import escape
 
-from broker.demo.iam import Account, Principal, Role, admits, tag_context
+from broker.demo.iam import Account, Caller, Principal, Role, admits, tag_context
 from broker.demo.sts_proof import ProviderKeys, prove_caller, prove_web_identity
-from broker.demo.sts_request import StsError, Wanted, read_request
+from broker.demo.sts_request import StsError, Wanted, read_fields, read_request
 
 _NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
 _BODY_BYTES = 256 * 1024
@@ -117,10 +118,12 @@ class StrictSts:
             if fault.code:
                 return fault.status, _error(StsError(fault.code, "injected", fault.status), request_id)
         try:
-            wanted = read_request(body)
-            if wanted.action == "AssumeRole":
-                return 200, self._assume_role(wanted, path, headers, body, request_id)
-            return 200, self._assume_with_web_identity(wanted, request_id)
+            fields = read_fields(body)
+            if fields["Action"] == "AssumeRole":
+                # Who asks comes first: a stranger learns nothing about parameters.
+                caller = prove_caller(self.account, self.region, path, headers, body, datetime.now(UTC))
+                return 200, self._assume_role(read_request(fields), caller, request_id)
+            return 200, self._assume_with_web_identity(read_request(fields), request_id)
         except StsError as error:
             return error.status, _error(error, request_id)
 
@@ -150,8 +153,7 @@ class StrictSts:
         ]
         return _success(wanted.action, fields, order, self._mint(order), request_id)
 
-    def _assume_role(self, wanted: Wanted, path: str, headers: Mapping[str, str], body: bytes, request_id: str) -> str:
-        caller = prove_caller(self.account, self.region, path, headers, body, datetime.now(UTC))
+    def _assume_role(self, wanted: Wanted, caller: Caller, request_id: str) -> str:
         if ":assumed-role/" in caller.arn and wanted.seconds > _CHAINED_SECONDS:
             raise StsError(
                 "ValidationError",
@@ -242,7 +244,9 @@ class _Server(ThreadingHTTPServer):
         self.sts = sts
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news."""
+        """A client that went away is no news; anything else is a bug here and is shown."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as the base class was given them
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -64,10 +64,7 @@ class ProviderKeys:
 
     def _fetch(self, provider: OidcProvider) -> None:
         try:
-            discovery = self._document(provider.url.rstrip("/") + "/.well-known/openid-configuration")
-            # A document of another issuer names no keys of this one.
-            address = discovery["jwks_uri"] if discovery.get("issuer") == provider.url else None
-            keys = self._document(str(address))["keys"]
+            keys = self._document(self._jwks_address(provider))["keys"]
         except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError):
             raise StsError(
                 "InvalidIdentityToken",
@@ -76,6 +73,12 @@ class ProviderKeys:
             ) from None
         self._keys = {place: key for place, key in self._keys.items() if place[0] != provider.url}
         self._keys |= {(provider.url, key["kid"]): key for key in keys if key.get("use", "sig") == "sig" and "kid" in key}
+
+    def _jwks_address(self, provider: OidcProvider) -> str:
+        discovery = self._document(provider.url.rstrip("/") + "/.well-known/openid-configuration")
+        if discovery.get("issuer") != provider.url:
+            raise ValueError("the discovery document is of another issuer, and names no keys of this one")
+        return str(discovery["jwks_uri"])
 
     def _document(self, url: str) -> dict[str, Any]:
         answer = self._http.request("GET", url, redirect=False)

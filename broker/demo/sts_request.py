@@ -50,8 +50,8 @@ _COMMON = frozenset({"Action", "Version", "RoleArn", "RoleSessionName", "Duratio
 _SIGNED = frozenset({"SourceIdentity", "ExternalId"})
 
 
-def read_request(body: bytes) -> Wanted:
-    """Raises StsError: MissingAction, InvalidAction, MalformedQueryString, ValidationError, MalformedPolicyDocument, …"""
+def read_fields(body: bytes) -> dict[str, str]:
+    """The form of an action that there is. Raises StsError: MissingAction, InvalidAction, MalformedQueryString."""
     try:
         pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, strict_parsing=True)
     except ValueError:
@@ -64,7 +64,12 @@ def read_request(body: bytes) -> Wanted:
         raise StsError("MissingAction", "Missing Action")
     if action not in ("AssumeRole", "AssumeRoleWithWebIdentity") or fields.get("Version") != VERSION:
         raise StsError("InvalidAction", f"Could not find operation {action} for version {fields.get('Version')}")
+    return fields
 
+
+def read_request(fields: Mapping[str, str]) -> Wanted:
+    """Raises StsError: ValidationError, MalformedPolicyDocument, PackedPolicyTooLarge, InvalidParameterValue."""
+    action = fields["Action"]
     tags = _members(fields, "Tags", ("Key", "Value"))
     arns = tuple(arn for (arn,) in _members(fields, "PolicyArns", ("arn",)))
     transitive = tuple(key for (key,) in _members(fields, "TransitiveTagKeys", ("",)))

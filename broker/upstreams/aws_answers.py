@@ -148,6 +148,7 @@ def from_wire(code: str, status: int, message: str, request_id: str, *, role_arn
 def from_library(error: Exception, *, role_arn: str, own_keys: bool) -> BrokerError:
     """Our error for whatever botocore raised. Of its text only the class name is kept."""
     from botocore import exceptions as raised
+    from botocore.parsers import ResponseParserError
 
     what = f"{type(error).__name__} at STS for {role_arn}"
     misfit: str | None = None
@@ -167,7 +168,7 @@ def from_library(error: Exception, *, role_arn: str, own_keys: bool) -> BrokerEr
             misfit = "the certificate of AWS STS does not verify; tell the broker's operators"
         case raised.HTTPClientError() | raised.CredentialRetrievalError() | raised.MetadataRetrievalError():
             outage = "AWS STS cannot be reached at the moment; try again"
-        case raised.ResponseParserError():  # an empty 429, a proxy's page: no answer of STS
+        case ResponseParserError():  # an empty 429, a proxy's page: no answer of STS
             outage = "AWS STS did not answer in its protocol; try again"
         case raised.NoCredentialsError() | raised.PartialCredentialsError() | raised.ProfileNotFound():
             misfit = "the broker has no AWS credentials of its own; its operators have to give it some"
