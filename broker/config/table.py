@@ -57,7 +57,8 @@ class Table:
     def text(self, key: str, *, default: str = "", required: bool = False, one_of: Sequence[str] = ()) -> str:
         """Non-empty text. A `${…}` is refused: none of the keys of today holds a secret, and nothing else is expanded."""
         value: str = self._get(key, str, "text", default, required=required)
-        if self._data.get(key) is not value:  # absent, or not text and reported
+        given = key in self._data and isinstance(self._data[key], str)
+        if not given:  # absent, or not text and reported
             return value
         if not value.strip():
             self.problem(key, f"{key} is empty", "leave the key out or give it a value")
