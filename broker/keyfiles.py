@@ -1,5 +1,7 @@
 """Key material on disk: read only when nobody else could have read or written it; written whole or not at all."""
 
+import base64
+import binascii
 import errno
 import os
 import stat
@@ -8,6 +10,7 @@ from pathlib import Path
 from broker.errors import Code, Misconfigured
 
 _MAX_BYTES = 64 * 1024  # a key file is a few hundred bytes; anything larger is the wrong file
+SYMMETRIC_BYTES = 32
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -37,6 +40,23 @@ def read_private(path: Path) -> bytes:
     return content
 
 
+def read_symmetric(path: Path) -> bytes:
+    """A key of 32 bytes, written as 43 base64url characters. Raises Misconfigured(config_invalid), as `read_private` does."""
+    text = read_private(path).strip()
+    try:
+        key = base64.b64decode(text + b"=", altchars=b"-_", validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != SYMMETRIC_BYTES or format_symmetric(key).strip() != text:
+        raise _refused(path, f"is not {SYMMETRIC_BYTES} bytes in base64url; `credbroker keygen` makes one")
+    return key
+
+
+def format_symmetric(key: bytes) -> bytes:
+    """The text of a key file that `read_symmetric` reads."""
+    return base64.urlsafe_b64encode(key).rstrip(b"=") + b"\n"
+
+
 def write_private(path: Path, content: bytes) -> None:
     """A new file, mode 0600, durable before this returns; readers see all of it or no file. Never replaces one that is there.
 
@@ -58,6 +78,24 @@ def write_private(path: Path, content: bytes) -> None:
         raise _refused(path, "is there already and is not replaced; move it away first") from None
     except OSError as error:
         raise _refused(path, f"cannot be written ({os.strerror(error.errno or 0)})") from None
+
+
+def write_public(path: Path, content: bytes) -> None:
+    """A file for everybody, in place of the one that was there: readers see all of the old or all of the new, after a crash too.
+
+    Raises Misconfigured(config_invalid) when the folder cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        draft.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise Misconfigured(Code.CONFIG_INVALID, f"{path} cannot be written ({os.strerror(error.errno or 0)})") from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from broker.errors import Code, Misconfigured
@@ -149,6 +149,12 @@ def parse_key_file(content: bytes, name: str) -> TimedSigner:
     if isinstance(key, RSAPrivateKey) and key.key_size >= _MIN_RSA_BITS:
         return TimedSigner(FileSigner(key), activate_at)
     raise _refused(f"{name} is neither a P-256 key nor an RSA key of at least {_MIN_RSA_BITS} bits")
+
+
+def new_key_file(activate_at: datetime) -> bytes:
+    """A fresh P-256 key as a key file that signs from that moment."""
+    pem = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return f"activate_at: {rfc3339(activate_at)}\n".encode() + pem
 
 
 def _refused(why: str) -> Misconfigured:

@@ -84,6 +84,8 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
     it (gitlab-tokens.md 1.3). Says nothing about what the job may do.
     """
     _refuse_other_classes(verified)
+    if not verified.token_id:
+        raise Refused(Code.TOKEN_CLAIMS, "jti is missing; GitLab gives every job token one, and without it no replay can be seen")
     claims = typed_claims(_CLAIMS, verified)
     for name in _DECIMAL_IDS:
         _refuse_odd_id(name, claims)
