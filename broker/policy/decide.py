@@ -1,0 +1,136 @@
+"""The decision: which environment a job is in, and which grants it may have there. Pure: the same input gives the same trail.
+
+Deny is the default. What a refused job is told are its own claims only (DESIGN section 5): the policy's side would let a stranger
+read the policy by asking.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from broker.errors import Code
+from broker.identity.claims import ClaimSet, ClaimValue, JobIdentity
+from broker.identity.profiles import PROFILES
+from broker.policy.model import Allow, Decision, Deny, Environment, Policy, Step
+
+_STRANGER = "this job is in no environment of this broker's policy"
+_MAX_STEPS = 64  # of a denial's trail: a log entry is bounded
+_MAX_CLAIMS = 8  # told in a hint
+_SHOWN_CHARS = 80
+
+
+def decide(policy: Policy, identity: JobIdentity, wants: Sequence[str] | None) -> Decision:
+    """What this job may have. `wants` None means every grant of its environment; one grant that is denied refuses all.
+
+    Checks no time and no signature: an identity is made of verified claims only.
+    """
+    found = candidates(policy, identity.issuer_name, identity.profile, identity.claims)
+    matching = [environment for environment in found if matches(environment, identity.claims)]
+    if not matching:
+        trails = [tuple(examine(environment, identity.claims)) for environment in found]
+        return Deny(Code.NO_ENVIRONMENT, _hint(found, trails), tuple(step for trail in trails for step in trail)[:_MAX_STEPS])
+    if len(matching) > 1:
+        # The proof at load excludes this. Should it have a hole, two environments are none.
+        trail = tuple(step for environment in matching for step in examine(environment, identity.claims))
+        return Deny(Code.NO_ENVIRONMENT, "the policy puts this job into two environments; its owner has to look at it", trail)
+    return _granted(policy, matching[0], tuple(examine(matching[0], identity.claims)), wants)
+
+
+def candidates(policy: Policy, issuer: str, profile: str, claims: ClaimSet) -> list[Environment]:
+    """The environments that are pinned to this job's own stable ids, in the policy's order."""
+    kind = PROFILES.get(profile)
+    if kind is None:
+        return []
+    found = []
+    for pin in kind.pins:
+        value = claims.get(pin)
+        if type(value) is str:
+            found += [e for e in policy.pinned(issuer, pin, value) if e.profile == profile]
+    return sorted(found, key=lambda environment: environment.order)
+
+
+def matches(environment: Environment, claims: ClaimSet) -> bool:
+    """Whether every condition holds, and the job runs its own project's code or forks are allowed.
+
+    Says nothing about the issuer: `candidates` has looked at it.
+    """
+    get = claims.get
+    for condition in environment.conditions:
+        if not condition.holds(get(condition.claim)):
+            return False
+    return environment.allow_forks or not PROFILES[environment.profile].is_fork(claims)
+
+
+def examine(environment: Environment, claims: ClaimSet) -> Iterator[Step]:
+    """Every condition of the environment, met or not; `matches` is true exactly when all are met."""
+    profile = PROFILES[environment.profile]
+    for condition in environment.conditions:
+        value = claims.get(condition.claim)
+        personal = profile.claims[condition.claim].personal
+        yield Step(
+            environment=environment.name,
+            clause=condition.clause,
+            claim=condition.claim,
+            value="(personal)" if personal and value is not None else shown(value),
+            wanted=condition.wanted,
+            met=condition.holds(value),
+        )
+    if not environment.allow_forks and profile.is_fork(claims):
+        source = shown(claims.get(profile.source))
+        wanted = "not from a fork (allow_forks is not set)"
+        yield Step(environment.name, "merge-request", profile.source, source, wanted, met=False)
+
+
+def shown(value: ClaimValue | None) -> str | None:
+    """A claim's value for people, cut to a readable length; None when it is absent."""
+    if value is None or isinstance(value, bool):
+        return None if value is None else str(value).lower()
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+def _granted(policy: Policy, environment: Environment, trail: tuple[Step, ...], wants: Sequence[str] | None) -> Decision:
+    there = policy.granted(environment.name)
+    wanted = there if wants is None else tuple(dict.fromkeys(wants))
+    for name in wanted:
+        if not policy.has_grant(name):
+            return Deny(Code.GRANT_UNKNOWN, f"there is no grant {name[:_SHOWN_CHARS]!r}; check its spelling", trail)
+        if name not in there:
+            return Deny(
+                Code.GRANT_DENIED, f"grant {name!r} is not for environment {environment.name!r}, which this job is in", trail
+            )
+    return Allow(
+        environment=environment.name,
+        grants=wanted,
+        max_session=environment.max_session,
+        max_exchanges=environment.max_exchanges,
+        trail=trail,
+    )
+
+
+def _hint(environments: Sequence[Environment], trails: Sequence[Sequence[Step]]) -> str:
+    """The job's own claims that kept it out of its own project's environments, those of the nearest environment first."""
+    if not environments:
+        return _STRANGER
+    missed = [
+        (environment, [step for step in trail if not step.met]) for environment, trail in zip(environments, trails, strict=True)
+    ]
+    missed.sort(key=lambda pair: len(pair[1]))
+    told: dict[str, None] = {}
+    for environment, steps in missed:
+        told |= dict.fromkeys(_told(environment, step) for step in steps)
+    words = list(told)
+    more = f" and {len(words) - _MAX_CLAIMS} more" if len(words) > _MAX_CLAIMS else ""
+    hint = "this job is in no environment; what kept it out: " + ", ".join(words[:_MAX_CLAIMS]) + more
+    wanted = [
+        f"{environment.name!r} wants " + ", ".join(f"{step.claim} {step.wanted}" for step in steps)
+        for environment, steps in missed
+        if environment.hints == "full"
+    ]
+    return "; ".join([hint, *wanted])
+
+
+def _told(environment: Environment, step: Step) -> str:
+    if step.value is None:
+        sent_by = PROFILES[environment.profile].claims[step.claim].sent_by
+        return f"{step.claim} is absent" + (f" (sent by {sent_by})" if sent_by else "")
+    of_a_fork = " of a fork, or of a project that the token does not name" if step.clause == "merge-request" else ""
+    return f"{step.claim} is {step.value!r}{of_a_fork}"

@@ -1,0 +1,83 @@
+"""`[[grant]]`: what may be had, with its templates read and tried at load."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal
+
+from broker.policy.model import AwsGrant, Grant, VaultGrant
+from broker.policy.reading import Table
+from broker.policy.templates import PLACEHOLDERS, Unfit, try_aws, try_vault
+from broker.toml_source import SourceInvalid, did_you_mean
+
+_STS_DEFAULT = timedelta(hours=1)
+_STS_MIN, _STS_MAX = timedelta(minutes=15), timedelta(hours=12)
+_ENGINES: dict[str, Literal["lease", "kv1", "kv2"]] = {"lease": "lease", "kv1": "kv1", "kv2": "kv2"}  # the first by default
+
+
+def grant_from(table: Table, *, environments: frozenset[str], template: Callable[[str], str]) -> Grant | None:
+    """One grant; what is wrong with it goes to the table's problems. `environments` are the names that there are."""
+    name = table.name("name", required=True)
+    reached = table.texts("environments", required=True)
+    for environment in reached:
+        if environment not in environments:
+            what = f"there is no environment {environment!r}"
+            table.problem("environments", what, did_you_mean(environment, environments) if environments else "")
+    max_ttl = table.length("max_ttl", timedelta(seconds=1), timedelta(days=7))
+    rate = table.rate("rate")
+    strict_expiry = table.flag("strict_expiry")
+    aws, vault = table.table("aws"), table.table("vault")
+    if ("aws" in table) == ("vault" in table):
+        number = "one upstream, not two" if "aws" in table else "an upstream"
+        table.problem("", f"a grant comes from {number}", "write either [grant.aws] or [grant.vault]")
+        return None
+    target = _aws(aws, template, reached) if aws is not None else _vault(vault, reached) if vault is not None else None
+    if name is None or target is None:
+        return None
+    return Grant(name=name, environments=reached, target=target, max_ttl=max_ttl, rate=rate, strict_expiry=strict_expiry)
+
+
+def _aws(table: Table, template: Callable[[str], str], environments: tuple[str, ...]) -> AwsGrant | None:
+    role_arn = table.text("role_arn", required=True)
+    file = table.text("session_policy")
+    policy_arns = table.texts("policy_arns")
+    external_id = table.text("external_id")
+    region = table.text("region")
+    ttl = table.length("ttl", _STS_MIN, _STS_MAX)
+    upstream = table.name("upstream")
+    table.refuse_others()
+    session_policy = None
+    if file is not None:
+        try:
+            session_policy = template(file)
+        except SourceInvalid as invalid:
+            table.problem("session_policy", f"session_policy {file!r}: {invalid.problems[0].what}", invalid.problems[0].instead)
+    if role_arn is None or (file is not None and session_policy is None):
+        return None
+    grant = AwsGrant(
+        role_arn=role_arn,
+        session_policy=session_policy,
+        policy_arns=policy_arns,
+        external_id=external_id,
+        region=region,
+        ttl=ttl or _STS_DEFAULT,
+        upstream=upstream,
+    )
+    return grant if _tried(table, try_aws(grant, environments)) else None
+
+
+def _vault(table: Table, environments: tuple[str, ...]) -> VaultGrant | None:
+    role = table.text("role", required=True)
+    path = table.text("path", required=True)
+    engine = _ENGINES[table.choice("engine", tuple(_ENGINES))]
+    upstream = table.name("upstream")
+    table.refuse_others()
+    if role is None or path is None:
+        return None
+    grant = VaultGrant(role=role, path=path, engine=engine, upstream=upstream)
+    return grant if _tried(table, try_vault(grant, environments)) else None
+
+
+def _tried(table: Table, unfit: list[Unfit]) -> bool:
+    for key, what in unfit:
+        table.problem(key, f"{key}: {what}", f"placeholders are {', '.join(PLACEHOLDERS)}" if "placeholder" in what else "")
+    return not unfit
