@@ -50,11 +50,15 @@ def parse(reference: Reference, body: bytes, *, asked: float, date: datetime | N
     wrong clock on this host neither ends nor prolongs it. Raises SecretUnavailable for anything else than a whole, live lease.
     """
     try:
-        return _parse(reference, json.loads(body), asked=asked, clock=date or wall)
+        lease = _parse(reference, json.loads(body), asked=asked, clock=date or wall)
     except (ValueError, KeyError, TypeError, AttributeError):
         # The chain is cut: a JSON error carries the document. Half a credential is none.
         reason = "the broker's answer is not a credential"
         raise SecretUnavailable(reason, code="internal", grant=reference.path, again=False) from None
+    if lease.left(asked) <= 0:
+        reason = "the lease that the broker has is at its end, and there is no newer one"
+        raise SecretUnavailable(reason, code="upstream_unavailable", grant=reference.path)
+    return lease
 
 
 def _parse(reference: Reference, answer: dict[str, object], *, asked: float, clock: datetime) -> Lease:
@@ -65,8 +69,6 @@ def _parse(reference: Reference, answer: dict[str, object], *, asked: float, clo
         raise TypeError
     expires_at, refresh_at = (parse_instant(str(answer[key])) for key in ("expires_at", "refresh_at"))
     life = (expires_at - clock).total_seconds() - _DATE_IS_WHOLE_SECONDS
-    if life <= 0:
-        raise ValueError
     whole = Reference(reference.grant, reference.subpath)
     return Lease(
         reference=whole,

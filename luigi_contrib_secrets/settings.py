@@ -14,6 +14,7 @@ pin_cap = 30
 """
 
 import os
+from configparser import ConfigParser
 from dataclasses import dataclass
 
 from luigi_contrib_secrets.errors import SecretMisconfigured
@@ -48,10 +49,10 @@ def load() -> Settings:
 
     A mistyped key is refused because `enviroment = production` would otherwise guard nothing.
     """
-    from luigi.configuration import get_config
+    from luigi.configuration import LuigiTomlParser, get_config
 
     config = get_config()  # type: ignore[no-untyped-call]  # Luigi types it no better
-    stated = config.data.get(SECTION, {}) if hasattr(config, "data") else _stated_in_cfg(config)
+    stated = config.data.get(SECTION, {}) if isinstance(config, LuigiTomlParser) else _stated_in_cfg(config)
     unknown = sorted(set(stated) - set(_KEYS))
     if unknown:
         raise _wrong(f"unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}")
@@ -69,11 +70,8 @@ def load() -> Settings:
     )
 
 
-def _stated_in_cfg(config: object) -> set[str]:
+def _stated_in_cfg(config: ConfigParser) -> set[str]:
     """The keys of the section itself, without those that `[DEFAULT]` lends to every section. Interpolates nothing."""
-    from configparser import ConfigParser
-
-    assert isinstance(config, ConfigParser)
     if not config.has_section(SECTION):
         return set()
     return {key.replace("-", "_") for key in config.options(SECTION) if key not in config.defaults()}
