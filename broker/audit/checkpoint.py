@@ -118,11 +118,11 @@ class VerifierKey:
     def __str__(self) -> str:
         return f"{self.name}+{self.key_id.hex()}+{_base64(bytes([_ED25519]) + self.public)}"
 
-    def open(self, raw: bytes) -> Checkpoint:
-        """The checkpoint in a note that this key signed under its own name.
+    def text_of(self, raw: bytes) -> str:
+        """The text of a note that this key signed.
 
-        Raises ValueError when the note is malformed, is not signed by this key, or names another origin. Signatures of other
-        keys are ignored, as the specification says; a false one of this key is not outweighed by a true one.
+        Raises ValueError when the note is malformed or not signed by this key. Signatures of other keys are ignored, as the
+        specification says; a false one of this key is not outweighed by a true one.
         """
         note = Note.parse(raw)
         ours = [s for s in note.signatures if (s.name, s.key_id) == (self.name, self.key_id)]
@@ -131,7 +131,11 @@ class VerifierKey:
         public = Ed25519PublicKey.from_public_bytes(self.public)
         if not all(_signed(public, signature.value, note.text) for signature in ours):
             raise ValueError(f"the signature of {self.name} is false")
-        checkpoint = Checkpoint.parse(note.text)
+        return note.text
+
+    def open(self, raw: bytes) -> Checkpoint:
+        """The checkpoint in a note that this key signed under the log's own name. Raises ValueError."""
+        checkpoint = Checkpoint.parse(self.text_of(raw))
         if checkpoint.origin != self.name:  # other people's verifiers require key name = origin
             raise ValueError(f"the checkpoint is of the log {checkpoint.origin!r}, not of {self.name!r}")
         return checkpoint

@@ -1,6 +1,7 @@
 """What an entry can be found by. Always read from its bytes, so that an index beside the log can be checked against the log."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ class Facets:
     grant: str = ""
     intent_id: str = ""
     policy_hash: str = ""
+    text_sha256: str = ""  # of the policy text that a `policy_loaded` entry vouches for
     credentials: tuple[str, ...] = ()
 
 
@@ -50,6 +52,7 @@ class _Ours(msgspec.Struct, frozen=True):
     grant: str = ""
     intent_id: str = ""
     policy_hash: str = ""
+    text_sha256: str = ""
     lease_id: str = ""
     upstream_ids: _Ids = _Ids()
 
@@ -58,6 +61,14 @@ class _Event(msgspec.Struct, frozen=True):
     time: int
     metadata: _Metadata
     unmapped: _Ours
+
+
+def parsed(body: bytes) -> Any:
+    """The entry as plain JSON values. Raises ValueError."""
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
 
 
 _DECODER = msgspec.json.Decoder(_Event)
@@ -86,5 +97,6 @@ def facets_of(body: bytes) -> Facets:
         grant=ours.grant,
         intent_id=ours.intent_id,
         policy_hash=ours.policy_hash,
+        text_sha256=ours.text_sha256,
         credentials=tuple(dict.fromkeys(name for name in names if name)),
     )

@@ -1,0 +1,187 @@
+"""Whether a log is what its key signed, from the public key alone: every entry, the tree, every checkpoint, every promise.
+
+What this cannot see: a log put back to an earlier checkpoint of its own, or one rewritten and signed again by whoever holds the
+key. That takes somebody outside who keeps checkpoints (the witness).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from broker.audit.canonical import canonical
+from broker.audit.checkpoint import VerifierKey
+from broker.audit.facets import Facets, facets_of, parsed
+from broker.audit.fitting import MAX_ENTRY_BYTES
+from broker.audit.kept import Kept, LogReader
+from broker.audit.promises import Promises
+from broker.audit.tree import Frontier, leaf_hash
+
+PROMISE_PATIENCE = timedelta(minutes=10)
+_MOST_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it was signed. `index` is None for what is not about one entry."""
+
+    index: int | None
+    entry_id: str
+    what: str
+
+    def __str__(self) -> str:
+        where = "log" if self.index is None else f"entry {self.index}"
+        return f"{where}{f' ({self.entry_id})' if self.entry_id else ''}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was checked and what was wrong. `open_intents` are promises that still have time; they are not problems."""
+
+    origin: str
+    size: int
+    root: bytes
+    checkpoints: int
+    open_intents: int
+    problems: tuple[Problem, ...]  # in the order they were met: the first is the first bad entry
+    more: int  # problems beyond those kept
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+@dataclass(slots=True)
+class _Findings:
+    kept: list[Problem] = field(default_factory=list)
+    more: int = 0
+
+    def add(self, what: str, index: int | None = None, entry_id: str = "") -> None:
+        if len(self.kept) < _MOST_PROBLEMS:
+            self.kept.append(Problem(index, entry_id, what))
+        else:
+            self.more += 1
+
+
+def verify(log: LogReader, key: VerifierKey, *, progress: Callable[[int], None] = lambda _: None) -> Report:
+    """Reads the whole log once. Never raises for what is in it: everything wrong is in the report.
+
+    Entries are checked as they come: no index is missing, the bytes are an entry of ours in their one spelling, hash to the
+    stored leaf, and say what the index columns say. At every size that was signed, the root over the entries so far has to be
+    the signed one: so every checkpoint is consistent with every other. Every intent has to come to one outcome, and every
+    `issued` has to settle an intent of the same session and grant. `progress` is called with the number of entries read.
+    """
+    found = _Findings()
+    signed = _Signed(log.checkpoints(), key, found)
+    promises = Promises()
+    texts: set[tuple[str, str]] = set()
+    frontier = Frontier()
+    signed.check(frontier)
+    for kept in log.entries():
+        if kept.index != frontier.size:
+            found.add(f"entries {frontier.size} to {kept.index - 1} are missing", kept.index)
+            break  # every hash from here on is over another tree
+        frontier = frontier.appended(leaf_hash(kept.body))
+        said = _entry(kept, found)
+        if said is not None:
+            for what in promises.take(kept.index, said):
+                found.add(what, kept.index, said.entry_id)
+            if said.kind == "policy_loaded":
+                texts.add((said.text_sha256, said.policy_hash))
+        signed.check(frontier)
+        progress(frontier.size)
+    signed.rest(frontier.size)
+    _head(log, frontier, signed, found)
+    _policies(log, texts, found)
+    overdue = int(PROMISE_PATIENCE / timedelta(milliseconds=1))
+    for index, entry_id in promises.overdue(overdue):
+        found.add("this intent never came to an outcome: a credential may exist that the log does not name", index, entry_id)
+    return Report(
+        origin=key.name,
+        size=frontier.size,
+        root=frontier.root(),
+        checkpoints=signed.count,
+        open_intents=promises.open,
+        problems=tuple(found.kept),
+        more=found.more,
+    )
+
+
+class _Signed:
+    """The stored checkpoints, met one by one as the tree grows past their sizes."""
+
+    def __init__(self, checkpoints: Iterator[tuple[int, bytes]], key: VerifierKey, found: _Findings) -> None:
+        self._left = checkpoints
+        self._key = key
+        self._found = found
+        self.count = 0
+        self.last: bytes | None = None
+        self._next = next(self._left, None)
+
+    def check(self, frontier: Frontier) -> None:
+        """Every checkpoint of this size signs this very tree."""
+        while self._next is not None and self._next[0] <= frontier.size:
+            size, note = self._next
+            self._one(size, note, frontier)
+            self._next = next(self._left, None)
+
+    def rest(self, size: int) -> None:
+        """What is left signs more than there is."""
+        while self._next is not None:
+            self._found.add(f"a checkpoint of {self._next[0]} entries was signed, and only {size} are there to check it")
+            self._next = next(self._left, None)
+
+    def _one(self, size: int, note: bytes, frontier: Frontier) -> None:
+        self.count += 1
+        self.last = note
+        index = max(frontier.size - 1, 0)
+        try:
+            checkpoint = self._key.open(note)
+        except ValueError as error:
+            self._found.add(f"the checkpoint of {size} entries is not valid: {error}", index)
+            return
+        if checkpoint.size != size or size != frontier.size:
+            self._found.add(f"a checkpoint stored as of {size} entries was signed for {checkpoint.size}", index)
+        elif checkpoint.root != frontier.root():
+            self._found.add(f"the first {size} entries are not the ones that were signed: their root is another", index)
+
+
+def _entry(kept: Kept, found: _Findings) -> Facets | None:
+    if len(kept.body) > MAX_ENTRY_BYTES:
+        found.add(f"an entry of {len(kept.body)} bytes; {MAX_ENTRY_BYTES} is the most there can be", kept.index)
+    try:
+        said = facets_of(kept.body)
+        same = canonical(parsed(kept.body)) == kept.body
+    except (ValueError, TypeError) as error:
+        found.add(f"its bytes are not an entry: {error}", kept.index, kept.facets.entry_id)
+        return None
+    if not same:
+        found.add("its bytes are not canonical JSON", kept.index, said.entry_id)
+    if leaf_hash(kept.body) != kept.leaf:
+        found.add("its bytes do not hash to the stored leaf", kept.index, said.entry_id)
+    if said != kept.facets:
+        found.add("the index beside the log says something else than the entry", kept.index, said.entry_id)
+    return said
+
+
+def _head(log: LogReader, frontier: Frontier, signed: _Signed, found: _Findings) -> None:
+    head = log.head()
+    if head is None:
+        found.add("the head is gone")
+    elif head.size != frontier.size:
+        found.add(f"the head counts {head.size} entries, and {frontier.size} could be read")
+    elif head.nodes != frontier.to_bytes():
+        found.add("the head's tree is not that of the entries")
+    elif head.note != signed.last:
+        found.add("the head's checkpoint is not the last one that was signed")
+
+
+def _policies(log: LogReader, texts: set[tuple[str, str]], found: _Findings) -> None:
+    kept = set()
+    for policy in log.policies():
+        name = (policy.text_sha256, policy.policy_hash)
+        kept.add(name)
+        if hashlib.sha256(policy.text.encode()).hexdigest() != policy.text_sha256:
+            found.add(f"the kept text of policy {policy.policy_hash} is not the one that was loaded")
+    for _, policy_hash in sorted(texts - kept):
+        found.add(f"the text of policy {policy_hash} is not kept")
