@@ -21,7 +21,6 @@ class Facets:
     grant: str = ""
     intent_id: str = ""
     policy_hash: str = ""
-    text_sha256: str = ""  # of the policy text that a `policy_loaded` entry vouches for
     credentials: tuple[str, ...] = ()
 
 
@@ -52,7 +51,6 @@ class _Ours(msgspec.Struct, frozen=True):
     grant: str = ""
     intent_id: str = ""
     policy_hash: str = ""
-    text_sha256: str = ""
     lease_id: str = ""
     upstream_ids: _Ids = _Ids()
 
@@ -97,6 +95,5 @@ def facets_of(body: bytes) -> Facets:
         grant=ours.grant,
         intent_id=ours.intent_id,
         policy_hash=ours.policy_hash,
-        text_sha256=ours.text_sha256,
-        credentials=tuple(dict.fromkeys(name for name in names if name)),
+        credentials=tuple(sorted({name for name in names if name})),
     )

@@ -2,6 +2,7 @@
 
 import sqlite3
 from dataclasses import dataclass
+from hashlib import sha256
 
 from broker.audit.checkpoint import LogSigner
 from broker.audit.entry import Entry
@@ -74,7 +75,7 @@ def append(db: sqlite3.Connection, frontier: Frontier, entry: Entry) -> Frontier
     if entry.policy_text:
         db.execute(
             "INSERT OR IGNORE INTO policy (text_sha256, policy_hash, text) VALUES (?, ?, ?)",
-            (said.text_sha256, said.policy_hash, entry.policy_text),
+            (sha256(entry.policy_text.encode()).hexdigest(), said.policy_hash, entry.policy_text),
         )
     return frontier.appended(leaf)
 

@@ -39,6 +39,7 @@ CREATE INDEX entry_project ON entry (project_id, idx);
 CREATE INDEX entry_job ON entry (job_id, idx);
 CREATE INDEX entry_session ON entry (session_id, idx);
 CREATE TABLE credential (id TEXT NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (id, idx)) WITHOUT ROWID;
+CREATE INDEX credential_entry ON credential (idx, id);
 CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
 CREATE TABLE head (
     one INTEGER PRIMARY KEY CHECK (one = 1),
