@@ -1,5 +1,6 @@
 """The vocabulary of the tests: identities, moments and values as they really look."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,6 +32,18 @@ class ManualClock:
     def step_wall(self, seconds: float) -> None:
         """What NTP, or an operator, does."""
         self.wall += timedelta(seconds=seconds)
+
+
+class RealClock(ManualClock):
+    """Real seconds from noon on, for what the event loop's own timers do."""
+
+    def __call__(self) -> Moment:
+        passed = time.monotonic() - self._began
+        return Moment(self.wall + timedelta(seconds=passed), self.mono + passed)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
 
 
 def identity(**changes: Any) -> JobIdentity:

@@ -14,7 +14,7 @@ from broker.leases.requests import ReadRequest
 from broker.leases.table import LiveSession, Slot
 from broker.moment import Moment
 from broker.policy.model import Policy
-from broker.session import new_id
+from broker.session import SessionState, new_id
 
 log = logging.getLogger("credbroker.leases")
 
@@ -56,19 +56,19 @@ class Rotation:
 
         if request.min_ttl is not None:
             self._require_possible(live, slot, request.min_ttl, now)
-        slot.last_read = now.mono
         flight = self._start(live, slot, request.luigi_task, request.correlation_id, anew=lease is not None)
         if flight is not None:
             await _wait(flight, request.patience)
         live.require_live(self._clock())
         now = self._clock()
         lease = slot.lease
-        if lease is not None and freshness(lease, now) is not Freshness.DEAD:
-            if not _lasts(lease, request.min_ttl, now):
-                raise _ttl_unavailable(request.grant)
+        if lease is not None and freshness(lease, now) is not Freshness.DEAD and _lasts(lease, request.min_ttl, now):
+            slot.last_read = now.mono
             return lease
         if slot.failure is not None:
             raise _again(slot.failure, slot.retry_at - now.mono)
+        if lease is not None and request.min_ttl is not None and (flight is None or flight.done()):
+            raise _ttl_unavailable(request.grant)
         raise Unavailable(
             Code.UPSTREAM_UNAVAILABLE,
             f"the credential for grant {request.grant!r} is still being fetched; ask again",
@@ -112,7 +112,7 @@ class Rotation:
         """The one flight of this slot: the one under way, or a new one, or None while backing off from a failure."""
         if slot.flight is not None:
             return slot.flight
-        if self._clock().mono < slot.retry_at or live.key is None:
+        if self._clock().mono < slot.retry_at or live.key is None or live.state is not SessionState.LIVE:
             return None
         slot.flight = asyncio.get_running_loop().create_task(self._fly(live, slot, luigi_task, correlation_id, anew=anew))
         return slot.flight
@@ -212,7 +212,7 @@ def _lasts(lease: Lease, min_ttl: timedelta | None, now: Moment) -> bool:
 def _ttl_unavailable(grant: str) -> Refused:
     return Refused(
         Code.TTL_UNAVAILABLE,
-        f"no credential of grant {grant!r} can last as long as min_ttl asks: the grant's ttl or the rest of the session is shorter",
+        f"no credential of grant {grant!r} lasts as long as min_ttl asks: the grant's ttl or the rest of the session is shorter",
     )
 
 

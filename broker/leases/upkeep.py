@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from broker.audit.entry import Journal
-from broker.audit.rollup import Rollup
+from broker.audit.rollup import BoundedDenials
 from broker.errors import BrokerError
 from broker.leases.desk import IDLE_AFTER
 from broker.leases.ending import Ending
@@ -31,7 +31,7 @@ class Upkeep:
         ending: Ending,
         ledger: Ledger,
         journal: Journal,
-        rollup: Rollup,
+        rollup: BoundedDenials,
         clock: Callable[[], Moment],
     ) -> None:
         self._table = table
