@@ -185,10 +185,15 @@ class AwsUpstream:
         from botocore import UNSIGNED
         from botocore.config import Config
 
-        # Everything that the environment could otherwise change is set here: endpoints, retries, time-outs.
-        core = botocore.session.get_session()
+        # Everything that the environment could otherwise change is set here: endpoints, retries, time-outs. Without keys of its
+        # own the broker reads no profile and no ~/.aws either.
+        unsigned: dict[str, Any] = {}
+        variables: dict[str, Any] = {}
+        if self._settings.via == "issuer":
+            unsigned = {"signature_version": UNSIGNED}
+            variables = {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
+        core = botocore.session.Session(session_vars=variables)
         core.set_config_variable("sts_regional_endpoints", "regional")
-        unsigned = {"signature_version": UNSIGNED} if self._settings.via == "issuer" else {}
         direct: dict[str, Any] = {"proxies": {}} if _is_loopback(self._settings.sts_url) else {}
         return boto3.Session(botocore_session=core).client(
             "sts",

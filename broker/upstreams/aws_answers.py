@@ -166,8 +166,10 @@ def from_library(error: Exception, *, role_arn: str, own_keys: bool) -> BrokerEr
             )
         case raised.SSLError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
             misfit = "the certificate of AWS STS does not verify; tell the broker's operators"
-        case raised.HTTPClientError() | raised.CredentialRetrievalError() | raised.MetadataRetrievalError():
+        case raised.HTTPClientError() | raised.ConnectionError():
             outage = "AWS STS cannot be reached at the moment; try again"
+        case raised.CredentialRetrievalError() | raised.MetadataRetrievalError():  # our own, of `assume-role`
+            outage = "the broker cannot fetch its own AWS credentials at the moment; try again"
         case ResponseParserError():  # an empty 429, a proxy's page: no answer of STS
             outage = "AWS STS did not answer in its protocol; try again"
         case raised.NoCredentialsError() | raised.PartialCredentialsError() | raised.ProfileNotFound():
