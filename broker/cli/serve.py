@@ -1,0 +1,61 @@
+"""`credbroker serve`: the broker itself, or with `--check` only the word on whether it would start."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+_EXAMPLE = """\b
+Examples:
+  credbroker serve --config /etc/credbroker/broker.toml
+  credbroker serve --config broker.toml --check
+"""
+
+
+@click.command(epilog=_EXAMPLE)
+@click.option(
+    "--config",
+    "path",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="broker.toml; paths in it are relative to it.",
+)
+@click.option("--check", is_flag=True, help="Read everything, print every problem, start nothing. Exits with 0 or 78.")
+def serve(path: Path, *, check: bool) -> None:
+    """Run the broker until SIGTERM or SIGINT. It logs JSON lines on stderr.
+
+    A stop is graceful: nothing new is accepted, what is in flight is answered, the log is flushed.
+    """
+    from broker.config import load
+    from broker.errors import BrokerError
+    from broker.toml_source import SourceInvalid
+
+    try:
+        config = load(path)
+        from broker import wiring
+
+        if check:
+            _report(dict.fromkeys((*config.warnings, *wiring.check(config))))
+            return
+        from broker.web.logs import to_stderr
+
+        to_stderr()
+        wiring.run(config)
+    except SourceInvalid as invalid:
+        _fail([str(problem) for problem in invalid.problems], invalid.code.exit_code)
+    except BrokerError as error:
+        _fail([error.public], error.code.exit_code)
+
+
+def _report(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo("ok")
+
+
+def _fail(lines: list[str], exit_code: int) -> NoReturn:
+    for line in lines:
+        click.echo(line, err=True)
+    click.get_current_context().exit(exit_code)
