@@ -1,5 +1,6 @@
 """Task parameters that keep a reference and read as the live credential."""
 
+import sys
 from typing import Any, Generic, TypeVar, overload
 
 from luigi.parameter import Parameter, ParameterVisibility
@@ -11,6 +12,11 @@ from luigi_contrib_secrets.reference import Reference
 from luigi_contrib_secrets.secret_str import SecretStr
 
 T = TypeVar("T")
+
+# Luigi's own code that looks at every parameter of a task by name: the summary at the end of a run (where an exception would
+# end the whole run, and not one task), `clone()`, and `@requires`/`@inherits`. None of them wants the value. What tasks are
+# built from (luigi.contrib.*) does, and is not here.
+_LUIGI_LOOKING = frozenset({"luigi.execution_summary", "luigi.task", "luigi.util"})
 
 
 class _ReferenceParameter(Parameter[T], Generic[T]):
@@ -80,13 +86,15 @@ class SecretParameter(_ReferenceParameter[str]):
         if instance is None:
             return self
         reference = instance.__dict__[self._attribute_name]
+        if sys._getframe(1).f_globals.get("__name__") in _LUIGI_LOOKING:  # noqa: SLF001  as inspect and warnings do; nothing public is as cheap
+            return reference
         return client().read(reference, task=instance.__dict__.get("task_id", ""))
 
-    def _check(self, reference: Reference) -> None:
+    def normalize(self, x: object) -> Reference:
+        reference: Reference = super().normalize(x)
         if not reference.field:
-            raise ReferenceInvalid(
-                "a SecretParameter is one field: its reference ends in #<field> (BundleParameter has them all)"
-            )
+            raise ReferenceInvalid("a SecretParameter is one field: its reference ends in #<field>; a BundleParameter is all")
+        return reference
 
 
 class BundleParameter(_ReferenceParameter[Bundle]):

@@ -45,6 +45,6 @@ def inside_job(luigi_job: LuigiJob, monkeypatch: pytest.MonkeyPatch) -> LuigiJob
     monkeypatch.setattr(LuigiConfigParser, "_instance", None)
     monkeypatch.setattr(clients, "_client", clients.Client())
     luigi_job.configure("[secrets]\nwait = 0.5\n")
-    assert luigi.configuration.get_config().get("secrets", "wait") == "0.5"
-    Register.clear_instance_cache()
+    assert luigi.configuration.get_config().get("secrets", "wait") == "0.5"  # type: ignore[no-untyped-call]  # Luigi's
+    Register.clear_instance_cache()  # type: ignore[no-untyped-call]  # Luigi's
     return luigi_job

@@ -97,7 +97,7 @@ class LuigiJob:
         return self._run([sys.executable, "-c", textwrap.dedent(script)], timeout, extra)
 
     def _run(self, command: list[str], timeout: float, extra: dict[str, str]) -> "Ran":
-        done = subprocess.run(  # noqa: S603 - our own interpreter
+        done = subprocess.run(
             command,
             cwd=self.folder,
             env=self.environment() | extra,
