@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from broker.errors import BrokerError, Code, Refused
+from broker.errors import Code, Refused
 from broker.identity.claims import ClaimSet, JobIdentity
 from broker.issuing import Exchanged, ExchangeRequest, Peer
 from broker.lease import Lease, UpstreamIds
@@ -56,10 +56,14 @@ class MemoryDesk:
     """`trouble` is raised by the next call instead of answering it; `gate`, when cleared, holds reads back."""
 
     def __init__(self) -> None:
-        self.tokens = {"good-token"}
-        self.trouble: BaseException | None = None
         self.gate = asyncio.Event()
+        self.forget()
+
+    def forget(self) -> None:
+        """As if new."""
         self.gate.set()
+        self.tokens = {"good-token"}
+        self.trouble: Exception | None = None
         self.waiting = 0
         self.exchanges: list[ExchangeRequest] = []
         self.reads: list[ReadRequest] = []
@@ -93,7 +97,7 @@ class MemoryDesk:
             receipt=new_id(),
         )
         self._sessions[session.handle_hash] = session
-        return Exchanged(session=session, handle=handle)
+        return Exchanged(session=session, handle=handle, replaced=None)
 
     async def read(self, request: ReadRequest) -> Lease:
         self._stumble()
@@ -172,5 +176,5 @@ class MemoryDesk:
 
     def _stumble(self) -> None:
         trouble, self.trouble = self.trouble, None
-        if isinstance(trouble, BrokerError | Exception):
+        if trouble is not None:
             raise trouble

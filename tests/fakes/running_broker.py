@@ -69,7 +69,12 @@ class RunningBroker:
         """Runs something in the broker's loop, and waits until it has run."""
         done = threading.Event()
         assert self.loop is not None
-        self.loop.call_soon_threadsafe(lambda: (function(), done.set()))
+
+        def run() -> None:
+            function()
+            done.set()
+
+        self.loop.call_soon_threadsafe(run)
         assert done.wait(5)
 
     def _run(self) -> None:

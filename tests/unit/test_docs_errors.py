@@ -52,7 +52,7 @@ def test_every_heading_of_the_document_is_read() -> None:
 
 def test_the_enum_is_the_designs_table() -> None:
     """Row by row."""
-    rows = {}
+    rows: dict[str, tuple[int, str, int]] = {}
     for line in DESIGN.strip().splitlines():
         status, oauth, exit_code, *words = line.replace(":", "").replace(",", "").split()
         rows |= {word: (int(status), oauth.strip("-"), int(exit_code)) for word in words}
