@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from broker.ledger import StoredLease
 from broker.lease import Kind, Lease, refresh_after
+from broker.ledger import StoredLease
 from broker.moment import Moment
 from broker.sealing import Place, SealKey
 from broker.secret import Secret
@@ -91,7 +91,7 @@ def same_values(one: Mapping[str, Secret], other: Mapping[str, Secret]) -> bool:
     return one.keys() == other.keys() and all(one[name].same_as(other[name]) for name in one)
 
 
-_TOKEN_FIELD = "\x00token"  # cannot be a field's name on the wire
+_TOKEN_FIELD = "\x00token"  # noqa: S105 - not a password: a name that cannot be a field of the wire
 
 
 def seal_lease(key: SealKey, lease: Lease, held: Held) -> bytes:

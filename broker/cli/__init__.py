@@ -4,6 +4,8 @@ import importlib
 
 import click
 
+from broker.errors import BrokerError
+
 _COMMANDS = {  # name: (module, attribute, the line `--help` shows)
     "serve": ("broker.cli.serve", "serve", "Run the broker."),
     "exec": ("broker.cli.exec", "exec_", "Run a command with the job's short-lived credentials, rotated while it runs."),
@@ -55,3 +57,6 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except click.Abort:
         raise SystemExit(130) from None
+    except BrokerError as error:
+        click.echo(f"credbroker: {error.public} ({error.code.word})", err=True)
+        raise SystemExit(error.code.exit_code) from None

@@ -5,14 +5,20 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from broker.demo.world import World
 
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
 def demo(keep: bool) -> None:
-    """The whole story on loopback: a GitLab-like issuer, S3 with IAM, a strict STS, the broker, and jobs that use it.
+    r"""The whole story on loopback: a GitLab-like issuer, S3 with IAM, a strict STS, the broker, and jobs that use it.
 
     \b
     Example:
@@ -23,6 +29,7 @@ def demo(keep: bool) -> None:
         if importlib.util.find_spec(module) is None:
             raise click.ClickException(f"the demo needs {module}: pip install 'credbroker[demo]', or use `make demo`")
     from rich.console import Console
+    from rich.text import Text
 
     from broker.demo.ministack import MiniStackMissing, MiniStackUnfit
     from broker.demo.story import Story, StoryBroken
@@ -37,7 +44,7 @@ def demo(keep: bool) -> None:
             story = Story(
                 world,
                 title=lambda text: console.print(f"\n[bold]{text}[/bold]"),
-                line=lambda text: console.print("  [green]✓[/green] ", end="") or console.print(text, markup=False),
+                line=lambda text: console.print("  [green]✓[/green]", Text(text)),
             )
             story.tell()
             console.print(f"\n[bold green]All of it held.[/bold green] {time.monotonic() - began:.0f} s")
@@ -52,17 +59,11 @@ def demo(keep: bool) -> None:
         raise SystemExit(130) from None
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _keep(console: object, world: object) -> None:
-    from rich.console import Console
-
-    from broker.demo.world import World
-
-    assert isinstance(console, Console)
-    assert isinstance(world, World)
+def _keep(console: "Console", world: "World") -> None:
     program = f"{sys.executable} -m broker"
     job = world.job_environment(world.token(), "1")
     settings = " ".join(f"{name}={job[name]}" for name in ("XDG_RUNTIME_DIR", "CREDBROKER_URL", "CREDBROKER_ID_TOKEN"))

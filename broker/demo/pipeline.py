@@ -74,10 +74,11 @@ class Totals(luigi.Task):
 class Watch(luigi.Task):
     """Works on with one S3 client until it has signed with three different keys, and says which.
 
-    The key ids are taken from the requests as they leave, and beside them what the two parameters read at that moment.
+    The key ids are taken from the requests as they leave; beside them stand what the task's own parameter reads at that moment
+    (it keeps a snapshot for as long as it is busy with it, so it may be one key behind) and how the task is written down.
     """
 
-    key_id = secrets.SecretParameter(default="secret://lake#access_key_id")
+    secret_key = secrets.SecretParameter(default="secret://lake#secret_access_key")
     lake = secrets.BundleParameter(default="secret://lake")
 
     def requires(self) -> Clean:
@@ -104,9 +105,10 @@ class Watch(luigi.Task):
             client.exists(self.input().path)
             while len(seen) < len(signed):
                 with self.lake.lease() as lease:
-                    seen.append({"signed_with": signed[len(seen)], "read_by_task": lease.access_key_id, "parameter": repr(self)})
+                    read = str(lease.access_key_id)
+                seen.append({"signed_with": signed[len(seen)], "read_by_task": read, "parameters": str(self.param_kwargs)})
             time.sleep(0.25)
-        _write(self.output(), ["signed_with", "read_by_task", "parameter"], seen)
+        _write(self.output(), ["signed_with", "read_by_task", "parameters"], seen)
 
 
 class Report(luigi.Task):

@@ -51,8 +51,10 @@ class Story:
         rows = list(csv.DictReader(io.StringIO(self._object(f"production/out/{PROJECT}/rotations.csv"))))
         keys = [row["signed_with"] for row in rows]
         _require(len(set(keys)) == len(keys) == 3, "three different keys signed the requests of one task", rows)  # noqa: PLR2004 - it waits for three
-        _require(all(row["signed_with"] == row["read_by_task"] for row in rows), "SDK and task read one credential", rows)
-        _require(all("secret://lake" in row["parameter"] for row in rows), "the task is written down with a reference", rows)
+        _require(all(row["read_by_task"] in keys for row in rows), "the task reads what the SDK signs with", rows)
+        _require(len({row["read_by_task"] for row in rows}) > 1, "the task's own parameter rotates too", rows)
+        written = {row["parameters"] for row in rows}
+        _require(len(written) == 1 and "secret://lake" in written.pop(), "the task is written down with references", rows)
         report = self._object(f"production/out/{PROJECT}/report.txt")
         _require(report == "north: 15\nsouth: 4\nsigned with 3 keys\n", "the report adds up", report)
         for key in keys:
@@ -93,8 +95,10 @@ class Story:
     def theft(self) -> None:
         """A second exchange of a live token is refused and logged; upstream the token is worth nothing."""
         token = self._world.token()
+        stolen = self._world.folder / "stolen"  # a file: `exec` takes the token out of its command's environment
+        stolen.write_text(token)
         extra = {
-            "STOLEN_TOKEN": token,
+            "STOLEN": str(stolen),
             "DEMO_STS": self._world.sts.url,
             "CREDBROKER_URL_OF_JOB": f"unix://{self._world.socket}",
         }
@@ -119,7 +123,8 @@ class Story:
         folder.touch(mode=0o600)
         folder.write_text(json.dumps(session))
         after = self._world.run(["get", "lake", "--wait", "0s"], environment | {"CREDBROKER_SESSION_FILE": str(folder)})
-        _require(after.returncode != 0 and after.stdout == "", "the handle is refused afterwards", after)
+        refused = after.returncode == 77 and after.stdout == "" and "session_revoked" in after.stderr  # noqa: PLR2004 - sysexits
+        _require(refused, "the handle is refused afterwards", after)
         closed = [
             json.loads(line) for line in self._audit("--session", session["session_id"], "--kind", "session_closed").splitlines()
         ]

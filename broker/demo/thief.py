@@ -11,10 +11,11 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 
 def main() -> None:
-    token, sts = os.environ["STOLEN_TOKEN"], os.environ["DEMO_STS"]
+    token, sts = Path(os.environ["STOLEN"]).read_text(), os.environ["DEMO_STS"]
     with tempfile.TemporaryDirectory() as elsewhere:
         environment = {
             "PATH": os.environ["PATH"],
@@ -43,7 +44,9 @@ def main() -> None:
     except urllib.error.HTTPError as error:
         upstream = error.code
         error.close()
-    print(json.dumps({"exit": replay.returncode, "said": replay.stderr, "printed": replay.stdout, "upstream": upstream}))
+    sys.stdout.write(
+        json.dumps({"exit": replay.returncode, "said": replay.stderr, "printed": replay.stdout, "upstream": upstream})
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Everything around the demo's jobs, on loopback in one temporary folder: a GitLab-like issuer, S3 with IAM, a strict STS, the broker.
+"""Everything around the demo's jobs, on loopback in one folder: a GitLab-like issuer, S3 with IAM, a strict STS, the broker.
 
 The broker is the real one, a process of its own, started by `credbroker serve` from files that are written here.
 """
@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from broker.demo.iam import Account, OidcProvider, Role
 from broker.demo.issuer import TestIssuer
@@ -163,7 +163,7 @@ class World:
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
-    def token(self, **claims: object) -> str:
+    def token(self, **claims: Any) -> str:
         """A GitLab job token for this broker: of a job on protected main in production, unless the claims say otherwise."""
         claims.setdefault("aud", self.url)
         claims.setdefault("project_id", PROJECT)

@@ -1,0 +1,282 @@
+"""From a Config to running parts: the only file that knows all of them, and the only one that reads the clock."""
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.metadata
+import logging
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from broker.assertions import AssertionIssuer, Keyring
+from broker.audit.checkpoint import LogSigner
+from broker.audit.entry import Journal
+from broker.audit.rollup import BoundedDenials
+from broker.config import AwsConfig, Config, VaultConfig
+from broker.errors import Code, Misconfigured
+from broker.identity.jwks import Keys
+from broker.identity.verify import TokenVerifier
+from broker.issuing import Issuing
+from broker.keyfiles import read_private, read_symmetric
+from broker.leases.desk import SessionDesk
+from broker.leases.ending import Ending
+from broker.leases.revocation import Revocation
+from broker.leases.rotation import Rotation
+from broker.leases.table import LiveSession, Table
+from broker.leases.upkeep import Upkeep
+from broker.leasing import Pace
+from broker.moment import Moment
+from broker.policy.language import load as load_policy
+from broker.policy.model import AwsGrant, AwsTarget, Policy, Target
+from broker.session import SessionState, new_id
+from broker.store.sqlite import SqliteLedger
+from broker.upstream import Upstream
+from broker.upstreams.aws import AwsSettings, AwsUpstream
+from broker.upstreams.pool import UpstreamPool
+from broker.upstreams.vault import VaultUpstream
+from broker.upstreams.vault_wire import VaultSettings
+from broker.web.desk import Publication, Readiness
+from broker.web.door import Door
+from broker.web.limits import DoorLimits, GatedVerifier, ProjectGate
+from broker.web.metrics import Metrics
+from broker.web.routes import Routes
+from broker.web.server import serve, stopped_by_signals
+from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt
+
+log = logging.getLogger("credbroker")
+
+_PR_SET_DUMPABLE = 4
+
+
+def system_clock() -> Moment:
+    """Now, on both clocks."""
+    return Moment(datetime.now(UTC), time.monotonic())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What a broker reads from files before it opens or asks anything."""
+
+    policy: Policy
+    keyring: Keyring
+    signer: LogSigner
+    row_key: bytes
+
+
+def read_files(config: Config) -> Read:
+    """Policy and keys. Raises Misconfigured (PolicyInvalid with every problem)."""
+    now = system_clock()
+    return Read(
+        policy=load_policy(config.policy, issuers={issuer.name: issuer.profile for issuer in config.issuers}),
+        keyring=Keyring.load(config.keys.issuer, now.wall),
+        signer=LogSigner.load(read_private(config.keys.log), config.log_origin),
+        row_key=read_symmetric(config.keys.store),
+    )
+
+
+def check(config: Config) -> list[str]:
+    """Everything that `serve` would read, and whether policy and upstreams fit together. Starts and writes nothing.
+
+    Returns warnings. Raises Misconfigured.
+    """
+    files = read_files(config)
+    _require_upstreams(config, files.policy)
+    return []
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT. Raises what is wrong before anything is served."""
+    _keep_memory_private()
+    if sys.platform == "linux":
+        import uvloop
+
+        uvloop.run(_run(config))
+    else:
+        asyncio.run(_run(config))
+
+
+async def _run(config: Config) -> None:
+    files = read_files(config)
+    _require_upstreams(config, files.policy)
+    metrics = Metrics()
+    pool = UpstreamPool()
+    ledger = SqliteLedger.open(config.store, row_key=files.row_key, signer=files.signer, clock=system_clock)
+    broker_id = new_id()
+    journal = Journal(broker_id, importlib.metadata.version("credbroker"))
+    assertions = AssertionIssuer(config.issuer_url, files.keyring, system_clock)
+    verifier = TokenVerifier([(issuer, Keys(issuer)) for issuer in config.issuers])
+    upstreams = _upstreams(config, assertions, pool)
+    denials = BoundedDenials()
+    rate = config.limits.project_rate
+    issuing = Issuing(
+        verifier=GatedVerifier(verifier=verifier, gate=ProjectGate(rate.count, rate.per, clock=time.monotonic)),
+        policy=lambda: files.policy,
+        ledger=ledger,
+        journal=journal,
+        denials=denials,
+        upstream_for=lambda target: upstreams[_upstream_name(config, target)],
+        clock=system_clock,
+        meter=metrics,
+        broker_id=broker_id,
+        bind_uid=config.listen.unix_bind_uid,
+        pace=Pace(rotate_every=config.limits.rotate_every, spread=random.random),
+    )
+    table = Table()
+
+    def end_by_policy(live: LiveSession) -> None:
+        ending.start(live, SessionState.REVOKED, "the policy no longer gives this job what it had")
+
+    rotation = Rotation(issuing, lambda: files.policy, system_clock, end_by_policy)
+    revocation = Revocation(ledger=ledger, journal=journal, upstreams=upstreams, clock=system_clock)
+    ending = Ending(table=table, rotation=rotation, revocation=revocation, ledger=ledger, journal=journal, clock=system_clock)
+    desk = SessionDesk(
+        issuing=issuing,
+        ledger=ledger,
+        table=table,
+        rotation=rotation,
+        ending=ending,
+        policy=lambda: files.policy,
+        clock=system_clock,
+    )
+    upkeep = Upkeep(table=table, ending=ending, ledger=ledger, journal=journal, rollup=denials, clock=system_clock)
+
+    async def ready() -> Readiness:
+        problems: list[str] = []
+        if not ledger.healthy():
+            problems += ["the log cannot be written, or a row of the store was changed by somebody else", *ledger.faults()]
+        if not await verifier.ready(system_clock()):
+            problems += verifier.problems(system_clock())
+        return Readiness(tuple(problems))
+
+    limits = DoorLimits(
+        body_bytes=config.limits.body_bytes,
+        token_chars=config.limits.token_chars,
+        request_seconds=config.limits.request_seconds,
+        concurrency=config.limits.concurrency,
+    )
+    metrics.watch("live_sessions", "Sessions that are served.", lambda: float(len(table)))
+    metrics.watch("oldest_lease_seconds", "Age of the oldest current lease.", lambda: _oldest(table))
+    routes = Routes(
+        desk=desk,
+        publication=Publication(discovery=assertions.discovery, jwks=assertions.jwks),
+        ready=ready,
+        metrics=metrics,
+        limits=limits,
+        public_url=config.public_url,
+    )
+    door = Door(desk=desk, rest=routes.app(), limits=limits, clock=system_clock, metrics=metrics, public_url=config.public_url)
+    try:
+        now = system_clock()
+        await ledger.commit([], [journal.policy_loaded(at=now.wall, policy_hash=files.policy.hash, text=files.policy.text)])
+        await ledger.commit([], [journal.broker_started(at=now.wall, policy_hash=files.policy.hash, log_vkey=files.signer.vkey)])
+        await upkeep.resume()
+        await verifier.warm(now)
+        stop = asyncio.Event()
+        with stopped_by_signals(stop), _looking_after(upkeep):
+            await serve(door, _listeners(config), limits, stop=stop, on_ready=_announce)
+    finally:
+        # What was in flight is answered. Sessions live on in the store; endings under way are finished or swept later.
+        await ending.drain()
+        await ledger.close()
+        await verifier.close()
+        pool.close()
+        log.info("broker.stopped")
+
+
+@contextlib.contextmanager
+def _looking_after(upkeep: Upkeep) -> Iterator[None]:
+    task = asyncio.get_running_loop().create_task(upkeep.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _announce(urls: tuple[str, ...]) -> None:
+    log.info("broker.listening", extra={"urls": list(urls)})
+
+
+def _upstreams(config: Config, assertions: AssertionIssuer, pool: UpstreamPool) -> Mapping[str, Upstream]:
+    made: dict[str, Upstream] = {}
+    for upstream in config.upstreams:
+        match upstream:
+            case VaultConfig():
+                vault = VaultSettings(
+                    name=upstream.name,
+                    url=upstream.url,
+                    mount=upstream.mount,
+                    namespace=upstream.namespace,
+                    ca_file=upstream.ca_file,
+                    audience=upstream.audience,
+                    maintenance_role=upstream.maintenance_role,
+                )
+                made[upstream.name] = VaultUpstream(vault, assertions, pool, system_clock)
+            case AwsConfig():
+                aws = AwsSettings(
+                    name=upstream.name,
+                    region=upstream.region,
+                    sts_url=upstream.sts_url,
+                    via=upstream.via,
+                    audience=upstream.audience,
+                )
+                made[upstream.name] = AwsUpstream(aws, assertions, pool, system_clock)
+    return made
+
+
+def _upstream_name(config: Config, target: Target) -> str:
+    """The upstream that a grant names, or the only one of its kind: `check` has seen to it that there is one."""
+    if target.upstream is not None:
+        return target.upstream
+    kind = AwsConfig if isinstance(target, AwsTarget) else VaultConfig
+    return next(upstream.name for upstream in config.upstreams if isinstance(upstream, kind))
+
+
+def _require_upstreams(config: Config, policy: Policy) -> None:
+    """Raises Misconfigured unless every grant has exactly one upstream that it can mean."""
+    problems = []
+    for grant in policy.grants:
+        kind, word = (AwsConfig, "aws") if isinstance(grant.target, AwsGrant) else (VaultConfig, "vault")
+        names = [upstream.name for upstream in config.upstreams if isinstance(upstream, kind)]
+        wanted = grant.target.upstream
+        if wanted is not None and wanted not in names:
+            problems.append(f"grant {grant.name!r} names upstream {wanted!r}, which is no [[upstream]] of kind {word}")
+        elif wanted is None and len(names) != 1:
+            have = "none" if not names else f"{len(names)} ({', '.join(names)})"
+            problems.append(f"grant {grant.name!r} needs an [[upstream]] of kind {word}; there is {have}: write `upstream = …`")
+    if problems:
+        raise Misconfigured(Code.CONFIG_INVALID, "; ".join(problems))
+
+
+def _listeners(config: Config) -> list[Listener]:
+    listen = config.listen
+    found: list[Listener] = []
+    if listen.unix is not None:
+        found.append(UnixAt(path=listen.unix))
+    if listen.http is not None:
+        found.append(LoopbackAt(host=listen.http.host, port=listen.http.port))
+    if listen.https is not None:
+        https = listen.https
+        found.append(
+            HttpsAt(host=https.address.host, port=https.address.port, cert=https.cert, key=https.key, client_ca=https.client_ca)
+        )
+    if listen.admin is not None:
+        found.append(AdminAt(path=listen.admin, uids=frozenset(listen.admin_uids)))
+    return found
+
+
+def _oldest(table: Table) -> float:
+    now = time.monotonic()
+    ages = [now - slot.lease.mono_issued for live in table for slot in live.slots.values() if slot.lease is not None]
+    return max(ages, default=0.0)
+
+
+def _keep_memory_private() -> None:
+    """No core dump, and no other process of this uid reads our memory (DESIGN 3.9)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
