@@ -141,7 +141,7 @@ class MadeUp:
             secret_access_key=secrets.token_urlsafe(30),
             session_token=secrets.token_urlsafe(200),
             role_id="AROAMADEUPMADEUPMADEU",
-            expires_at=datetime.now(UTC) + (self.life or timedelta(seconds=order.seconds)),
+            expires_at=datetime.now(UTC) + (timedelta(seconds=order.seconds) if self.life is None else self.life),
         )
 
 
