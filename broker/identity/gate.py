@@ -156,7 +156,7 @@ def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, now: date
     _refuse_resembling(members, rules.known)
     iat, exp = _check_hours(members, rules, now)
     _check_audience(members.get("aud"), rules.audience)
-    token_id = members.get("jti") or ""  # whether it may be missing is the profile's to say
+    token_id = members.get("jti", "")  # whether it may be missing is the profile's to say
     if type(token_id) is not str or len(token_id) > _MAX_NAME or not token_id.isprintable():
         raise Refused(Code.TOKEN_CLAIMS, "jti is not a text of at most 128 characters")
     return VerifiedClaims(_GATE, token, rules, token_id, iat, exp)
@@ -193,9 +193,9 @@ def _check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tup
 
 
 def _date(members: Mapping[str, Any], name: str) -> int | None:
-    value = members.get(name)
-    if value is None:
+    if name not in members:
         return None
+    value = members[name]
     if type(value) is not int or not 0 <= value <= _MAX_DATE:
         raise Refused(Code.TOKEN_CLAIMS, f"{name} is not a whole number of seconds since 1970")
     return value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerSettings:
-    """One `[[issuer]]` of broker.toml. At most one of `jwks_url`, `jwks_file`, `discovery_url`; none: discovery under `issuer`."""
+    """One `[[issuer]]` of broker.toml. At most one of `jwks_url`, `jwks_file`, `discovery_url`, or discovery under `issuer`."""
 
     name: str
     profile: str

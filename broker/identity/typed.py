@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from broker.errors import Code, Refused
-from broker.identity.claims import ClaimSet, ClaimValue
+from broker.identity.claims import ClaimValue
 from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Claim, ClaimKind
 
@@ -15,22 +15,26 @@ _SHOWN = {str: "a text", bool: "a JSON boolean", int: "a number", list: "a list"
 _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-def typed_claims(table: Mapping[str, Claim], verified: VerifiedClaims) -> ClaimSet:
+def typed_claims(table: Mapping[str, Claim], verified: VerifiedClaims) -> dict[str, ClaimValue]:
     """The claims of the table that the token carries, each of exactly its type. Null is absent (gitlab-tokens.md 1.2).
 
     Raises Refused(token_claims) for one of another type, one with characters that a log line or terminal would obey, and a
     required one that is missing. Claims that the table does not know are left out.
     """
-    members = verified.members
     typed: dict[str, ClaimValue] = {}
-    for name, value in members.items():
+    for name, value in verified.members.items():
         claim = table.get(name)
-        if claim is not None and value is not None:
+        if claim is None or value is None:
+            continue
+        # Nearly every claim is a short printable text; the rest is looked at in full.
+        if claim.kind is ClaimKind.TEXT and type(value) is str and value.isprintable() and len(value) <= _MAX_TEXT:
+            typed[name] = value
+        else:
             typed[name] = _typed(name, claim.kind, value)
     for name, claim in table.items():
-        if claim.required and not typed.get(name, "") and typed.get(name) is not False:
+        if claim.required and typed.get(name, "") == "":
             raise Refused(Code.TOKEN_CLAIMS, _missing(name, claim))
-    return ClaimSet(typed)
+    return typed
 
 
 def _typed(name: str, kind: ClaimKind, value: object) -> ClaimValue:

@@ -4,10 +4,11 @@ Source: gitlab-org/gitlab `lib/gitlab/ci/jwt_v2.rb`, `lib/json_web_token/user_pr
 docs.gitlab.com/ci/secrets/id_token_authentication.
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from broker.errors import Code, Refused
-from broker.identity.claims import ClaimSet, JobIdentity
+from broker.identity.claims import ClaimSet, ClaimValue, JobIdentity
 from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.typed import typed_claims
@@ -86,9 +87,13 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
     _refuse_other_classes(verified)
     if not verified.token_id:
         raise Refused(Code.TOKEN_CLAIMS, "jti is missing; GitLab gives every job token one, and without it no replay can be seen")
+    if type(verified.members.get("sub")) is not str:
+        raise Refused(Code.TOKEN_CLAIMS, "sub is missing, or is not a text")
     claims = typed_claims(_CLAIMS, verified)
     for name in _DECIMAL_IDS:
-        _refuse_odd_id(name, claims)
+        value = claims.get(name)
+        if value is not None and not _is_id(value) and not (name == "user_id" and value == ""):
+            raise Refused(Code.TOKEN_CLAIMS, f"{name} is {value!r}, which is not an id that GitLab writes (decimal digits)")
     ref_path = _text(claims, "ref_path")
     # A branch may be called `refs/tags/v1`, a tag `main`: the three have to tell one story before any of them is compared.
     if ref_path != _REF_PREFIX.get(_text(claims, "ref_type"), "?") + _text(claims, "ref"):
@@ -113,7 +118,7 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
         ref_path=ref_path,
         ref_protected=claims["ref_protected"] is True,
         user_id=_text(claims, "user_id") if "user_id" in claims else "",
-        claims=claims,
+        claims=ClaimSet(claims),
     )
 
 
@@ -136,16 +141,12 @@ def _refuse_other_classes(verified: VerifiedClaims) -> None:
         raise Refused(Code.TOKEN_CLASS, f"{_OTHER_CLASS} (it has no project_id and job_id, or has auth_time, as login tokens do)")
 
 
-def _refuse_odd_id(name: str, claims: ClaimSet) -> None:
-    value = claims.get(name)
-    if value is None or (name == "user_id" and value == ""):
-        return
-    # One spelling only: `020`, ` 20` and digits of other scripts are not another way to write 20.
-    if not (isinstance(value, str) and value.isascii() and value.isdecimal() and value[0] != "0" and len(value) <= _MAX_DIGITS):
-        raise Refused(Code.TOKEN_CLAIMS, f"{name} is {value!r}, which is not an id that GitLab writes (decimal digits)")
+def _is_id(value: ClaimValue) -> bool:
+    """One spelling only: `020`, ` 20` and digits of other scripts are not another way to write 20."""
+    return type(value) is str and value.isascii() and value.isdecimal() and value[0] != "0" and len(value) <= _MAX_DIGITS
 
 
-def _text(claims: ClaimSet, name: str) -> str:
+def _text(claims: Mapping[str, ClaimValue], name: str) -> str:
     value = claims[name]
     assert isinstance(value, str)
     return value
