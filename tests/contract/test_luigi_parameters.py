@@ -74,7 +74,8 @@ def test_the_task_id_travels_with_the_request(marker: str, inside_job: LuigiJob)
 
 def test_the_marker_is_nowhere_that_luigi_keeps_or_shows(marker: str) -> None:
     """task_id, repr, what goes over RPC, the instance's dict, param_kwargs, the instance cache, pickles (L1, L7, L8)."""
-    for task in (Load(), Loud(), Inheriting(), Requiring()):
+    tasks: list[Any] = [Load(), Loud(), Inheriting(), Requiring()]
+    for task in tasks:
         assert task.password == marker
         cache = Register._Register__instance_cache  # type: ignore[attr-defined]  # where Luigi keeps instances by parameter
         shown = [

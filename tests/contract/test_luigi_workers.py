@@ -73,7 +73,11 @@ def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
 def test_tasks_read_live_values_and_show_references(luigi_job: LuigiJob, workers: int) -> None:
     """Every value in a task is one that was issued; Luigi's own log, at DEBUG, has none of them. One fetch per process."""
     luigi_job.configure(sections("All"))
-    module = f"{PAIR}\n    class All(luigi.WrapperTask):\n        def requires(self):\n            return [Read(n=n) for n in range(6)]\n"
+    module = f"""{PAIR}
+    class All(luigi.WrapperTask):
+        def requires(self):
+            return [Read(n=n) for n in range(6)]
+    """
     ran = luigi_job.luigi(module, "All", "--workers", str(workers), "--log-level", "DEBUG")
     assert ran.code == 0, ran.output
     lines = [line.split() for line in luigi_job.lines("ran")]
