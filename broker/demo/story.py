@@ -118,13 +118,8 @@ class Story:
         done = self._exec(self._world.token(), ["--grant", "lake", "--no-mask"], [sys.executable, "-c", show])
         _require(done.returncode == 0, "the job runs", done)
         session = json.loads(done.stdout)
-        environment = self._world.job_environment("none", self._next_job())
-        folder = self._world.folder / "afterwards.json"
-        folder.touch(mode=0o600)
-        folder.write_text(json.dumps(session))
-        after = self._world.run(["get", "lake", "--wait", "0s"], environment | {"CREDBROKER_SESSION_FILE": str(folder)})
-        refused = after.returncode == 77 and after.stdout == "" and "session_revoked" in after.stderr  # noqa: PLR2004 - sysexits
-        _require(refused, "the handle is refused afterwards", after)
+        status, body = self._world.ask("/v1/session", session["handle"])
+        _require((status, body.get("code")) == (401, "session_revoked"), "the handle is refused afterwards", body)
         closed = [
             json.loads(line) for line in self._audit("--session", session["session_id"], "--kind", "session_closed").splitlines()
         ]

@@ -4,6 +4,7 @@ The broker is the real one, a process of its own, started by `credbroker serve` 
 """
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -210,6 +211,18 @@ class World:
             process.communicate()
             raise
         return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def ask(self, path: str, handle: str) -> tuple[int, dict[str, Any]]:
+        """Status and body of one GET over the broker's socket, with that handle."""
+        connection = http.client.HTTPConnection("localhost", timeout=10)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.sock.connect(str(self.socket))
+            connection.request("GET", path, headers={"Authorization": f"Bearer {handle}"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
 
     # --- the broker -------------------------------------------------------------------------------------------------
 
