@@ -19,17 +19,12 @@ from broker.upstreams.vault_answers import Doing
 from broker.upstreams.vault_login import Asking, DeadToken, Login
 from broker.upstreams.vault_revoke import Ending
 from broker.upstreams.vault_values import read_secret, url_path
-from broker.upstreams.vault_wire import VaultSettings, VaultWire
+from broker.upstreams.vault_wire import Patience, VaultSettings, VaultWire
 
-__all__ = ["Assertions", "VaultSettings", "VaultUpstream"]
+__all__ = ["Assertions", "Patience", "VaultSettings", "VaultUpstream"]
 
-# In total, with the wait for a thread. An issuance (login, read) stays well inside its intent's 60 s.
-_LOGIN_DEADLINE = 15.0
-_READ_DEADLINE = 20.0
-_RENEW_DEADLINE = 30.0
-_REVOKE_DEADLINE = 60.0
-
-_GROWTH = timedelta(seconds=1)  # a renewal that brings no more than this has met a maximum
+# A renewal that brings no more has met a maximum: look-ups cut to whole seconds, renewals round, and calls take their time.
+_GROWTH = timedelta(seconds=3)
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +42,20 @@ class Assertions(Protocol):
 class VaultUpstream:
     """One Vault or OpenBao server that trusts the broker as issuer (`via = "issuer"`). Implements `upstream.Upstream`."""
 
-    def __init__(self, settings: VaultSettings, issuer: Assertions, pool: UpstreamPool, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: VaultSettings,
+        issuer: Assertions,
+        pool: UpstreamPool,
+        clock: Clock,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+    ) -> None:
         self._settings = settings
         self._issuer = issuer
         self._pool = pool
         self._clock = clock
-        self._wire = VaultWire(settings, pool.size)
+        self._patience = patience
+        self._wire = VaultWire(settings, pool.size, patience)
 
     @property
     def name(self) -> str:
@@ -110,8 +113,8 @@ class VaultUpstream:
             )
         asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
         if held.token is None:
-            return await self._pool.run(self._renew_cold, asking, held.ids, deadline=_RENEW_DEADLINE)
-        return await self._pool.run(self._renew, asking, held.ids.lease_id, held.token, deadline=_RENEW_DEADLINE)
+            return await self._pool.run(self._renew_cold, asking, held.ids, deadline=self._patience.renew)
+        return await self._pool.run(self._renew, asking, held.ids.lease_id, held.token, deadline=self._patience.renew)
 
     async def revoke(self, helds: Sequence[Held]) -> None:
         """Every lease with `sync`, then its login, verified. Logins are ended one by one; the first failure is raised last."""
@@ -147,7 +150,7 @@ class VaultUpstream:
             asking.login,
             _target(order).role,
             assertion,
-            deadline=_LOGIN_DEADLINE,
+            deadline=self._patience.login,
             late=lambda login: asking.forget(login.token),
         )
 
@@ -157,7 +160,7 @@ class VaultUpstream:
         if held is None or held.token is None or held.ids.role not in ("", _target(order).role):
             return None
         asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
-        return await self._pool.run(self._extend, asking, held, order.ttl, deadline=_LOGIN_DEADLINE)
+        return await self._pool.run(self._extend, asking, held, order.ttl, deadline=self._patience.login)
 
     def _extend(self, asking: Asking, held: Held, wanted: timedelta) -> Login | None:
         token = held.token
@@ -184,7 +187,7 @@ class VaultUpstream:
         asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
         target = _target(order)
         asked = self._clock().wall
-        answer = await self._pool.run(asking.ask, Doing.READ, "GET", url_path(target), login.token, deadline=_READ_DEADLINE)
+        answer = await self._pool.run(asking.ask, Doing.READ, "GET", url_path(target), login.token, deadline=self._patience.read)
         read = read_secret(answer, target, asked=asked, upstream=self.name, what=asking.what)
         ids = replace(
             planned,
@@ -205,7 +208,7 @@ class VaultUpstream:
 
     async def _ended(self, ending: Ending, group: Sequence[Held]) -> BrokerError | None:
         try:
-            await self._pool.run(ending.end, group, deadline=_REVOKE_DEADLINE)
+            await self._pool.run(ending.end, group, deadline=self._patience.revoke)
         except BrokerError as error:
             return error
         return None
@@ -213,7 +216,7 @@ class VaultUpstream:
     async def _discard(self, order: Order, login: Login) -> None:
         asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
         try:
-            failure = await self._pool.run(asking.forget, login.token, deadline=_LOGIN_DEADLINE)
+            failure = await self._pool.run(asking.forget, login.token, deadline=self._patience.login)
         except BrokerError as error:
             failure = error
         if failure is not None:

@@ -10,7 +10,7 @@ from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.moment import Clock
 from broker.secret import Secret
 from broker.upstreams.vault_answers import Answer, Auth, Doing, judge
-from broker.upstreams.vault_wire import READ_SECONDS, REVOKE_SECONDS, Method, VaultSettings, VaultWire
+from broker.upstreams.vault_wire import Method, VaultSettings, VaultWire
 
 
 class DeadToken(Refused):
@@ -128,7 +128,7 @@ class Asking:
 
     def ask(self, doing: Doing, method: Method, path: str, token: Secret | None, body: dict[str, object] | None = None) -> Answer:
         """A success, or what its answer means as an exception; a 403 that may be a dead token is settled by `lookup-self`."""
-        answer = self.call(method, path, token, body, seconds=REVOKE_SECONDS if doing is Doing.REVOKE else READ_SECONDS)
+        answer = self.call(method, path, token, body, revoking=doing is Doing.REVOKE)
         if token is not None and answer.may_mean_dead_token:
             self.token_state(token)
         self._judged(doing, f"{method} {path}", answer)
@@ -141,8 +141,10 @@ class Asking:
         token: Secret | None,
         body: dict[str, object] | None = None,
         *,
-        seconds: float = READ_SECONDS,
+        revoking: bool = False,
     ) -> Answer:
+        patience = self.wire.patience
+        seconds = patience.revoke_answer if revoking else patience.answer
         return self.wire.call(method, path, token=token, correlation_id=self.correlation_id, body=body, seconds=seconds)
 
     def _judged(self, doing: Doing, asked: str, answer: Answer) -> None:

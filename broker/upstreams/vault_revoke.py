@@ -99,8 +99,8 @@ class Ending:
         if self.maintain is None:
             raise Misconfigured(
                 Code.UPSTREAM_CONFIG,
-                f"upstream {self.asking.settings.name!r} has no `maintenance_role`, so a session whose handle the broker does not "
-                "have cannot be revoked there; its credentials live to their own end",
+                f"upstream {self.asking.settings.name!r} has no `maintenance_role`, so a session whose handle the broker "
+                "does not have cannot be revoked there; its credentials live to their own end",
                 detail=f"leases {', '.join(lease_ids) or '-'}, accessor {accessor or '-'}",
             )
         login = self.maintain()
@@ -111,8 +111,8 @@ class Ending:
         except Refused as refusal:
             raise Misconfigured(
                 Code.UPSTREAM_CONFIG,
-                f"the `maintenance_role` at upstream {self.asking.settings.name!r} may not revoke leases and accessors; its policy "
-                "has to allow it",
+                f"the `maintenance_role` at upstream {self.asking.settings.name!r} may not revoke leases and accessors; its "
+                "policy has to allow it",
                 detail=refusal.detail,
             ) from None
         finally:

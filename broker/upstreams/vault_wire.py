@@ -11,10 +11,6 @@ from broker.errors import Code, Misconfigured, Unavailable
 from broker.secret import Secret
 from broker.upstreams.vault_answers import Answer, read_answer
 
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 10.0
-REVOKE_SECONDS = 20.0  # a synchronous revocation waits for the database behind the lease
-
 Method = Literal["GET", "POST", "PUT"]
 
 
@@ -31,6 +27,23 @@ class VaultSettings:
     maintenance_role: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long is waited, in seconds: for a connection, for an answer, and in total with the wait for a thread.
+
+    An issuance (look-up, login, read) stays inside its intent's 60 s. Two totals are longer than what they are the totals of, so
+    that a call nearly always ends by its own time-out, and nothing runs on that nobody waits for.
+    """
+
+    connect: float = 3.0
+    answer: float = 10.0
+    revoke_answer: float = 20.0  # a synchronous revocation waits for the database behind the lease
+    login: float = 15.0
+    read: float = 20.0
+    renew: float = 30.0
+    revoke: float = 60.0
+
+
 class VaultWire:
     """Calls to one server over one connection pool. Holds no token: every call is given its own, or none.
 
@@ -39,8 +52,9 @@ class VaultWire:
     environment. Redirects are not followed, since hvac would send the token along.
     """
 
-    def __init__(self, settings: VaultSettings, connections: int) -> None:
+    def __init__(self, settings: VaultSettings, connections: int, patience: Patience) -> None:
         self._settings = settings
+        self.patience = patience
         self._connections = connections
         self._lock = threading.Lock()
         self._session: Any = None
@@ -53,7 +67,7 @@ class VaultWire:
         token: Secret | None,
         correlation_id: str,
         body: dict[str, object] | None = None,
-        seconds: float = READ_SECONDS,
+        seconds: float,
     ) -> Answer:
         """The answer, whatever its status. `path` comes after `/v1/`, not yet quoted.
 
@@ -71,7 +85,7 @@ class VaultWire:
             token="" if token is None else token.reveal(),
             cert=(),
             verify=session.verify,
-            timeout=(CONNECT_SECONDS, seconds),
+            timeout=(self.patience.connect, seconds),
             allow_redirects=False,
             session=session,
             adapter=hvac.adapters.RawAdapter,

@@ -180,7 +180,7 @@ def before_config(replay: Replay) -> None:
 
 def before_login(replay: Replay) -> None:
     base = dict(replay.recorded["jwt role: create (jwt)"].request["json"])
-    claims = {"bound_claims": {}, "claim_mappings": {}}
+    claims: dict[str, Any] = {"bound_claims": {}, "claim_mappings": {}}
     roles: dict[str, dict[str, Any]] = {
         "oidc-kind": {"role_type": "oidc", "allowed_redirect_uris": ["http://127.0.0.1/"]},
         "sub": {**claims, "bound_subject": "somebody-else"},
