@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 
 from broker.audit.checkpoint import VerifierKey
 from broker.audit.facets import Facets, facets_of, parsed
@@ -42,7 +43,7 @@ class Report:
     root: bytes
     checkpoints: int
     open_intents: int
-    problems: tuple[Problem, ...]  # in the order they were met: the first is the first bad entry
+    problems: tuple[Problem, ...]  # the first one names the first bad entry
     more: int  # problems beyond those kept
 
     @property
@@ -52,12 +53,30 @@ class Report:
 
 @dataclass(slots=True)
 class _Findings:
-    kept: list[Problem] = field(default_factory=list)
+    """Problems, to be told in this order: bytes that are not what was signed, by entry; then promises; then the rest."""
+
+    kept: list[tuple[tuple[int, ...], Problem]] = field(default_factory=list)
     more: int = 0
 
-    def add(self, what: str, index: int | None = None, entry_id: str = "") -> None:
+    def entry(self, index: int, entry_id: str, what: str) -> None:
+        self._add((0, index, 0), Problem(index, entry_id, what))
+
+    def group(self, first: int, last: int, what: str) -> None:
+        """One of these entries: told after one of them that is known to be bad by itself."""
+        self._add((0, last, 1), Problem(first, "", what))
+
+    def promise(self, index: int, entry_id: str, what: str) -> None:
+        self._add((1, index), Problem(index, entry_id, what))
+
+    def log(self, what: str) -> None:
+        self._add((2,), Problem(None, "", what))
+
+    def in_order(self) -> tuple[Problem, ...]:
+        return tuple(problem for _, problem in sorted(self.kept, key=itemgetter(0)))
+
+    def _add(self, order: tuple[int, ...], problem: Problem) -> None:
         if len(self.kept) < _MOST_PROBLEMS:
-            self.kept.append(Problem(index, entry_id, what))
+            self.kept.append((order, problem))
         else:
             self.more += 1
 
@@ -78,13 +97,13 @@ def verify(log: LogReader, key: VerifierKey, *, progress: Callable[[int], None] 
     signed.check(frontier)
     for kept in log.entries():
         if kept.index != frontier.size:
-            found.add(f"entries {frontier.size} to {kept.index - 1} are missing", kept.index)
+            found.entry(kept.index, "", f"entries {frontier.size} to {kept.index - 1} before it are missing")
             break  # every hash from here on is over another tree
         frontier = frontier.appended(leaf_hash(kept.body))
         said = _entry(kept, found)
         if said is not None:
             for what in promises.take(kept.index, said):
-                found.add(what, kept.index, said.entry_id)
+                found.promise(kept.index, said.entry_id, what)
             if said.kind == "policy_loaded":
                 texts.add((str(parsed(kept.body)["unmapped"].get("text_sha256")), said.policy_hash))
         signed.check(frontier)
@@ -94,14 +113,15 @@ def verify(log: LogReader, key: VerifierKey, *, progress: Callable[[int], None] 
     _policies(log, texts, found)
     overdue = int(PROMISE_PATIENCE / timedelta(milliseconds=1))
     for index, entry_id in promises.overdue(overdue):
-        found.add("this intent never came to an outcome: a credential may exist that the log does not name", index, entry_id)
+        what = "this intent never came to an outcome: a credential may exist that the log does not name"
+        found.promise(index, entry_id, what)
     return Report(
         origin=key.name,
         size=frontier.size,
         root=frontier.root(),
         checkpoints=signed.count,
         open_intents=promises.open,
-        problems=tuple(found.kept),
+        problems=found.in_order(),
         more=found.more,
     )
 
@@ -129,7 +149,7 @@ class _Signed:
     def rest(self, size: int) -> None:
         """What is left signs more than there is."""
         while self._next is not None:
-            self._found.add(f"a checkpoint of {self._next[0]} entries was signed, and only {size} are there to check it")
+            self._found.log(f"a checkpoint of {self._next[0]} entries was signed, and only {size} are there to check it")
             self._next = next(self._left, None)
 
     def _one(self, size: int, note: bytes, frontier: Frontier) -> None:
@@ -138,43 +158,44 @@ class _Signed:
         try:
             checkpoint = self._key.open(bytes(note))
         except (ValueError, TypeError) as error:
-            self._found.add(f"the checkpoint of {size} entries is not valid: {error}")
+            self._found.log(f"the checkpoint of {size} entries is not valid: {error}")
             return
         if checkpoint.size != size or size != frontier.size:
-            self._found.add(f"a checkpoint stored as of {size} entries was signed for {checkpoint.size}")
+            self._found.log(f"a checkpoint stored as of {size} entries was signed for {checkpoint.size}")
         elif checkpoint.root == frontier.root():
             self._good = size
         elif not self._forked:  # every later root differs as well, and says nothing new
             self._forked = True
             which = "is" if size - self._good == 1 else f"or another one before {size} is"
-            self._found.add(f"it {which} not what was signed: the root over {size} entries is another", self._good)
+            what = f"it {which} not what was signed: the root over {size} entries is another"
+            self._found.group(self._good, size - 1, what)
 
 
 def _entry(kept: Kept, found: _Findings) -> Facets | None:
     if len(kept.body) > MAX_ENTRY_BYTES:
-        found.add(f"an entry of {len(kept.body)} bytes; {MAX_ENTRY_BYTES} is the most there can be", kept.index)
+        found.entry(kept.index, "", f"an entry of {len(kept.body)} bytes; {MAX_ENTRY_BYTES} is the most there can be")
     try:
         said = facets_of(kept.body)
     except ValueError as error:
-        found.add(f"its bytes are not an entry: {error}", kept.index, kept.facets.entry_id)
+        found.entry(kept.index, kept.facets.entry_id, f"its bytes are not an entry: {error}")
         return None
     if leaf_hash(kept.body) != kept.leaf:
-        found.add("its bytes do not hash to the stored leaf", kept.index, said.entry_id)
+        found.entry(kept.index, said.entry_id, "its bytes do not hash to the stored leaf")
     if said != kept.facets:
-        found.add("the index beside the log says something else than the entry", kept.index, said.entry_id)
+        found.entry(kept.index, said.entry_id, "the index beside the log says something else than the entry")
     return said
 
 
 def _head(log: LogReader, frontier: Frontier, signed: _Signed, found: _Findings) -> None:
     head = log.head()
     if head is None:
-        found.add("the head is gone")
+        found.log("the head is gone")
     elif head.size != frontier.size:
-        found.add(f"the head counts {head.size} entries, and {frontier.size} could be read")
+        found.log(f"the head counts {head.size} entries, and {frontier.size} could be read")
     elif head.nodes != frontier.to_bytes():
-        found.add("the head's tree is not that of the entries")
+        found.log("the head's tree is not that of the entries")
     elif head.note != signed.last:
-        found.add("the head's checkpoint is not the last one that was signed")
+        found.log("the head's checkpoint is not the last one that was signed")
 
 
 def _policies(log: LogReader, texts: set[tuple[str, str]], found: _Findings) -> None:
@@ -183,6 +204,6 @@ def _policies(log: LogReader, texts: set[tuple[str, str]], found: _Findings) -> 
         name = (policy.text_sha256, policy.policy_hash)
         kept.add(name)
         if hashlib.sha256(policy.text.encode()).hexdigest() != policy.text_sha256:
-            found.add(f"the kept text of policy {policy.policy_hash} is not the one that was loaded")
+            found.log(f"the kept text of policy {policy.policy_hash} is not the one that was loaded")
     for _, policy_hash in sorted(texts - kept):
-        found.add(f"the text of policy {policy_hash} is not kept")
+        found.log(f"the text of policy {policy_hash} is not kept")
