@@ -21,10 +21,10 @@ _COMMANDS = {  # name: (module, attribute, the line `--help` shows)
 class _Commands(click.Group):
     """Lists the commands without importing them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if name not in _COMMANDS:
             return None
         module, attribute, _ = _COMMANDS[name]
@@ -32,7 +32,7 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
 
@@ -46,9 +46,7 @@ def cli() -> None:
 def main() -> None:
     """The entry point. A usage error exits with 64 (sysexits.h), where click alone would say 2."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        raise SystemExit(done.exit_code) from None
+        code = cli.main(standalone_mode=False)  # what `ctx.exit(code)` was called with is returned; no command returns anything
     except click.UsageError as error:
         error.show()
         raise SystemExit(64) from None
@@ -60,3 +58,4 @@ def main() -> None:
     except BrokerError as error:
         click.echo(f"credbroker: {error.public} ({error.code.word})", err=True)
         raise SystemExit(error.code.exit_code) from None
+    raise SystemExit(code)

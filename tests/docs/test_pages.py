@@ -1,0 +1,159 @@
+"""What the pages show is run, parsed or looked up: a page that lies fails here."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import tomllib
+import yaml
+
+from broker.cli import cli
+from broker.config import load
+from broker.demo.iam import check_trust
+from broker.errors import Code
+from broker.policy.language import parse as parse_policy
+from tests.docs.pages import PAGES, ROOT, Block, blocks
+
+_COMMANDS = [
+    (block, line)
+    for block in blocks("console")
+    for line in block.text.replace("\\\n", " ").splitlines()
+    if re.match(r"\$ (\S*/)?credbroker ", line)
+]
+
+
+@pytest.mark.parametrize(("block", "line"), _COMMANDS, ids=[f"{b}-{line[2:40]}" for b, line in _COMMANDS])
+def test_every_command_shown_exists_with_every_option_shown(block: Block, line: str) -> None:
+    words = shlex.split(line.removeprefix("$ "))[1:]
+    context = click.Context(cli)
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words[0])
+        assert found is not None, f"{block}: there is no command {words[0]!r}"
+        command, words = found, words[1:]
+    known = {name for parameter in command.params for name in parameter.opts}
+    ours = words[: words.index("--")] if "--" in words else words
+    shown = {word.partition("=")[0] for word in ours if word.startswith("--")}
+    assert shown <= known, f"{block}: {command.name} has no {shown - known}"
+
+
+def test_pages_show_commands_at_all() -> None:
+    """The pattern above still finds what it is there for."""
+    assert len(_COMMANDS) > 8
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_every_toml_shown_is_taken(block: Block, tmp_path: Path) -> None:
+    """A policy is parsed as one; a part of broker.toml is put into a whole one."""
+    shown = tomllib.loads(block.text)
+    if "version" in shown:
+        assert parse_policy(block.text, "policy.toml", lambda name: (ROOT / "deploy/policy" / name).read_text()).environments
+        return
+    (tmp_path / "broker.toml").write_text(_WHOLE + block.text)
+    (tmp_path / "policy.toml").write_text("")
+    for name in ("log.pem", "store.key"):
+        (tmp_path / name).touch(mode=0o600)
+    (tmp_path / "issuer").mkdir()
+    assert load(tmp_path / "broker.toml").upstreams
+
+
+_WHOLE = """
+public_url = "https://broker.example.com"
+policy = "policy.toml"
+[listen]
+http = "127.0.0.1:0"
+[store]
+url = "sqlite:///broker.db"
+[keys]
+issuer = "issuer"
+log = "log.pem"
+store = "store.key"
+[log]
+origin = "broker.example.com/log"
+[[issuer]]
+name = "gitlab"
+profile = "gitlab"
+issuer = "https://gitlab.example.com"
+audience = ["https://broker.example.com"]
+max_lifetime = "24h"
+leeway = "30s"
+"""
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_every_gitlab_yaml_shown_is_valid(block: Block, tmp_path: Path) -> None:
+    """By GitLab's own schema, and it asks for the ID token in the variable that the client reads."""
+    jobs = yaml.safe_load(block.text)
+    if "id_tokens" in jobs:  # only the lines that a job is to gain
+        jobs = {"job": {**jobs, "script": ["true"]}}
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text(yaml.safe_dump(jobs))
+    assert_gitlab(path)
+    assert any("CREDBROKER_ID_TOKEN" in job.get("id_tokens", {}) for job in jobs.values())
+
+
+def assert_gitlab(path: Path) -> None:
+    """Raises unless GitLab's published schema takes the file."""
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.gitlab-ci"),
+            *("--data-transform", "gitlab-ci", str(path)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=str)
+def test_every_trust_policy_shown_is_one_that_iam_takes(block: Block) -> None:
+    document = json.loads(block.text)
+    if "Principal" in str(document.get("Statement")):
+        check_trust(document)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_every_python_shown_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_code_shown_is_in_the_table(page: Path) -> None:
+    """Words in backquotes that look like one of our codes are one of our codes."""
+    prefixes = {code.word.partition("_")[0] for code in Code} - {"session", "path", "clock", "job", "log", "config", "broker"}
+    known = {code.word for code in Code}
+    for word in re.findall(r"`([a-z]+_[a-z_]+)`", page.read_text()):
+        if word.partition("_")[0] in prefixes:
+            assert word in known | _NOT_CODES, f"{page.name}: {word} is no code"
+
+
+_NOT_CODES = {"issuer_url", "token_type", "token_ttl", "token_explicit_max_ttl", "token_chars", "upstream_ids"}
+
+
+def test_readme_shows_a_refusal_s_exit_code_as_the_table_has_it() -> None:
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| (\d+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 10
+    for cell, exit_code in rows:
+        for word in re.findall(r"`([a-z_]+)`", cell):
+            if word in {code.word for code in Code}:
+                assert Code.of(word).exit_code == int(exit_code), word
+
+
+def test_the_make_targets_shown_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for shown in re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", page.read_text(), re.MULTILINE):
+            assert (shown[0] or shown[1]) in targets
