@@ -476,6 +476,14 @@ async def test_what_does_not_fit_is_stopped_before_sts_is_asked(
     assert world.sts.requests == before
 
 
+async def test_a_refusal_of_our_own_issuer_stays_what_it_is(world: World, pool: UpstreamPool) -> None:
+    """The assertion is made in the thread; what its maker refuses is not taken for an error of the library."""
+    upstream = AwsUpstream(settings("issuer", world.sts.url), world.issuer, pool, clock)
+    with pytest.raises(Refused, match="cannot carry") as caught:
+        await upstream.issue(an_order("issuer", identity=identity(issuer_name="git:lab")), noted)
+    assert caught.value.code is Code.TEMPLATE_VALUE
+
+
 def test_an_external_id_that_would_be_ignored_is_a_misconfiguration(world: World, pool: UpstreamPool) -> None:
     """AssumeRoleWithWebIdentity has none; silence would be taken for protection."""
     order = {via: an_order(via, target__external_id="agreed") for via in VIA}
