@@ -73,7 +73,7 @@ def test_one_client_goes_on_through_rotations_in_the_middle_of_a_task(
                 time.sleep(0.2)
             super().run()
     """
-    ran = luigi_job.luigi(module, "Long", **aws)
+    ran = luigi_job.luigi(module, "Long", env=aws)
     assert (ran.code, "looks :)" in ran.output) == (0, True), ran.output
     assert "ran successfully" in ran.output
     assert luigi_job.lines("ran")[0].startswith("0 ")
@@ -94,7 +94,7 @@ def test_forked_workers_share_what_was_fetched_and_all_get_through(
         def run(self):
             note("all", *sorted(target.open().read() for target in self.input()))
     """
-    ran = luigi_job.luigi(module, "All", "--workers", "3", **aws)
+    ran = luigi_job.luigi(module, "All", "--workers", "3", env=aws)
     assert (ran.code, "looks :)" in ran.output) == (0, True), ran.output
     assert luigi_job.lines("all") == [" ".join(f"row {n}" for n in range(6))]
     assert len({line.split()[1] for line in luigi_job.lines("ran")}) == 6
@@ -115,7 +115,7 @@ def test_forked_workers_rotate_as_well(luigi_job: LuigiJob, s3: GuardedS3, aws: 
         def requires(self):
             return [Late(n=n) for n in range(3)]
     """
-    ran = luigi_job.luigi(module, "All", "--workers", "3", **aws)
+    ran = luigi_job.luigi(module, "All", "--workers", "3", env=aws)
     assert (ran.code, "looks :)" in ran.output) == (0, True), ran.output
     assert len(luigi_job.lines("ran")) == 3
     assert len(set(s3.keys)) >= 2
@@ -125,7 +125,7 @@ def test_a_refused_grant_reads_and_writes_nothing(luigi_job: LuigiJob, s3: Guard
     """The twin of the above: no other credential is found instead."""
     luigi_job.wire.grants["lake"].denied = "grant_denied"
     luigi_job.configure("[retcode]\ntask_failed = 30\nnot_run = 25\nscheduling_error = 35\n")
-    ran = luigi_job.luigi(PIPELINE, "Write", **aws)
+    ran = luigi_job.luigi(PIPELINE, "Write", env=aws)
     assert ran.code in {30, 35}
     assert "grant 'lake' is refused" in ran.output
     assert s3.keys == []

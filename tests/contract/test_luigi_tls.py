@@ -1,12 +1,12 @@
 """The central broker over HTTPS: whose certificate is trusted, and what happens to the handle when none is."""
 
-import datetime
 import http.server
 import json
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
 from pathlib import Path
 from typing import ClassVar
@@ -54,15 +54,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Key and certificate of 127.0.0.1, signed by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.now(timezone.utc)
     cert = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
@@ -117,5 +117,5 @@ def test_a_certificate_of_another_host_gets_no_handle(https: int, certificate: P
 
 def test_a_ca_file_that_is_none_is_said(https: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CREDBROKER_CA_FILE", "/nowhere/ca.pem")
-    with pytest.raises(SecretMisconfigured, match="the CA file /nowhere/ca.pem cannot be read"):
+    with pytest.raises(SecretMisconfigured, match=r"the CA file /nowhere/ca\.pem cannot be read"):
         client().read(PASSWORD)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from moto.moto_api._internal import moto_api_backend
+from moto.moto_api._internal.models import moto_api_backend
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import s3_backends
-from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tests.fakes.broker_wire import BrokerWire
@@ -18,7 +18,7 @@ _REFUSAL = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>as S3 says i
 
 
 class GuardedS3:
-    """`with GuardedS3(wire) as s3:` serves the bucket `lake` on `s3.url`, with the credentials that this broker issued and no others.
+    """`with GuardedS3(wire) as s3:` serves the bucket `lake` on `s3.url` to credentials of this broker alone.
 
     It does not check signatures (moto does not know the secret keys); `keys` is every access key that was accepted.
     """

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,25 +83,25 @@ class LuigiJob:
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.folder)]),
         }
 
-    def luigi(self, module: str, *arguments: str, timeout: float = 60, python: tuple[str, ...] = (), **extra: str) -> "Ran":
+    def luigi(self, module: str, *arguments: str, timeout: float = 60, env: Mapping[str, str] | None = None) -> "Ran":
         """`luigi --module pipeline …` on `module`'s text, with a local scheduler."""
         (self.folder / "pipeline.py").write_text(textwrap.dedent(module))
         if not (self.folder / "luigi.cfg").exists():
             self.configure("")
-        command = [sys.executable, *python, "-m", "luigi", "--module", "pipeline", "--local-scheduler", *arguments]
-        return self._run(command, timeout, extra)
+        command = [sys.executable, "-m", "luigi", "--module", "pipeline", "--local-scheduler", *arguments]
+        return self._run(command, timeout, env or {})
 
-    def python(self, script: str, *, timeout: float = 60, **extra: str) -> "Ran":
+    def python(self, script: str, *, timeout: float = 60) -> "Ran":
         """A script of the job's own."""
         if not (self.folder / "luigi.cfg").exists():
             self.configure("")
-        return self._run([sys.executable, "-c", textwrap.dedent(script)], timeout, extra)
+        return self._run([sys.executable, "-c", textwrap.dedent(script)], timeout, {})
 
-    def _run(self, command: list[str], timeout: float, extra: dict[str, str]) -> "Ran":
+    def _run(self, command: list[str], timeout: float, extra: Mapping[str, str]) -> "Ran":
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.environment() | extra,
+            env=self.environment() | dict(extra),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
