@@ -2,6 +2,10 @@
 
 Not trusted with web identities: its AssumeRoleWithWebIdentity accepts forged tokens. So no role in it trusts anybody but the
 minter, whose key only the strict STS has; the roles' own trust policies are the strict STS's business.
+
+It enforces what credentials may do, not who reaches its port: the key `test`, any account id as a key (both without a look at
+the signature), and `/_ministack/…` are ways in as root that it cannot be told to close. So it shows that a job's *own* credential
+does not reach further; it is no boundary against somebody who knows MiniStack.
 """
 
 import base64

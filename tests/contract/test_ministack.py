@@ -172,6 +172,16 @@ def test_a_missing_environment_says_how_it_gets_there(tmp_path: Path, monkeypatc
         find_python()
 
 
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_a_missing_emulator_fails_in_ci_and_is_skipped_aloud_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
+    with pytest.raises(outcome, match="is not installed"), running_ministack():
+        pass  # pragma: no cover
+
+
 def test_a_process_that_ends_at_once_shows_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     (tmp_path / "bin").mkdir()
