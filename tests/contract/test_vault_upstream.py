@@ -440,13 +440,13 @@ async def test_a_role_that_may_not_revoke_without_maintenance_is_said_so(site: S
 async def test_a_static_role_is_read_with_its_rotation_as_its_end(site: Site, door: Door) -> None:
     """No lease: `ttl` is the end, the rotation's own data are no fields, and it can be neither renewed nor revoked."""
     before = site.server.clock().wall
-    minted = await door.issue(database("database/static-creds/etl"))
+    minted = await door.issue(database("database/static-creds/fixed"))
     assert set(minted.fields) == {"username", "password"}
     assert minted.expires_at is not None
     assert timedelta(0) < minted.expires_at - before <= timedelta(hours=1, seconds=1)
     assert (minted.renewable, minted.revocable, minted.held.ids.lease_id) == (False, "none", "")
     with pytest.raises(Refused) as caught:
-        await door.upstream.renew(database("database/static-creds/etl"), minted.held)
+        await door.upstream.renew(database("database/static-creds/fixed"), minted.held)
     assert caught.value.code is Code.TTL_UNAVAILABLE
 
 

@@ -210,7 +210,7 @@ def _set_up_database(server: Server) -> None:
         role = {"db_name": "pg", "creation_statements": [CREATE], "revocation_statements": [DROP]}
         server.api("POST", f"database/roles/{name}", {**role, "default_ttl": first, "max_ttl": longest})
     static = {"db_name": "pg", "username": "static_etl", "rotation_period": "1h"}
-    server.api("POST", "database/static-roles/etl", static)
+    server.api("POST", "database/static-roles/fixed", static)
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def real_server() -> Iterator[Server]:
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         postgres = stack.enter_context(_postgres()) if POSTGRES else None
-        port, token = _free_port(), "s." + secrets.token_hex(12)
+        port, token = _free_port(), "root-" + secrets.token_hex(12)
         command = [BINARY, "server", "-dev", f"-dev-root-token-id={token}", f"-dev-listen-address=127.0.0.1:{port}"]
         environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
         with (home / "log").open("wb") as log:

@@ -97,10 +97,12 @@ class Database:
             return empty()
         if kind == "roles" and writes:
             self._configured(request.body)
+            self._unique(name, self._statics)
             self._roles[name] = dict(request.body)
             return empty()
         if kind == "static-roles" and writes:
             self._configured(request.body)
+            self._unique(name, self._roles)
             self._statics[name] = {**request.body, "rotated": self.clock.now(), "password": base62(20)}
             self.users[request.body["username"]] = self._statics[name]["password"]
             return empty()
@@ -113,6 +115,11 @@ class Database:
     def _configured(self, body: dict[str, Any]) -> None:
         if body.get("db_name") not in self._configs:
             raise RefusedError(500, "1 error occurred:\n\t* failed to find entry for connection with name\n\n")
+
+    @staticmethod
+    def _unique(name: str, others: dict[str, dict[str, Any]]) -> None:
+        if name in others:
+            raise RefusedError(400, "Role and Static Role names must be unique")
 
     def _reach(self, *, prefix: str = "") -> None:
         if self.away:
