@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 import ssl
@@ -14,6 +15,8 @@ from broker.web.door import App
 from broker.web.limits import DoorLimits
 from broker.web.protocol import GuardedProtocol
 from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt, bound, tls_context, url_of
+
+_OWN_FILES = 256  # store, upstreams, and what libraries open
 
 _TRANSPORTS: dict[type, Literal["unix", "http", "https", "admin"]] = {
     UnixAt: "unix",
@@ -37,6 +40,7 @@ async def serve(
     gone then. What has to be flushed after the last request is flushed by the caller. Raises Misconfigured when one of them
     cannot be had; then none is served.
     """
+    _make_room_for(limits.connections * len(listeners))
     with contextlib.ExitStack() as stack:
         servers = []
         urls = []
@@ -66,6 +70,14 @@ def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def _make_room_for(connections: int) -> None:
+    """Raises the soft limit of open files, which is 1024 on most systems, as far as the hard one lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OWN_FILES if hard == resource.RLIM_INFINITY else min(connections + _OWN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _stop_when(stop: asyncio.Event, servers: "Sequence[_Server]") -> None:

@@ -136,7 +136,11 @@ class Wire:
         if url.startswith("unix://"):
             self.sock: socket.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(10)
-            self.sock.connect(url.removeprefix("unix://"))
+            try:
+                self.sock.connect(url.removeprefix("unix://"))
+            except OSError:
+                self.sock.close()
+                raise
             self.host = "localhost"
         else:
             self.host = url.partition("://")[2]
