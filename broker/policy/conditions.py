@@ -64,7 +64,7 @@ def _condition(clause: str, name: str, claim: Claim, table: Table) -> Condition 
     globs: list[Glob] = []
     good = True
     for element in values:
-        what = _wrong(element, claim)
+        what = wrong_value(element, claim)
         if what:
             table.problem(name, f"{clause}.{name}: {what[0]}", what[1])
             good = False
@@ -75,7 +75,7 @@ def _condition(clause: str, name: str, claim: Claim, table: Table) -> Condition 
     return _compiled(clause, name, claim.kind, frozenset(exact), tuple(globs)) if good else None
 
 
-def _wrong(element: object, claim: Claim) -> tuple[str, str] | None:
+def wrong_value(element: object, claim: Claim) -> tuple[str, str] | None:
     """What is wrong with one value for this claim, and what to write instead."""
     if type(element) is not _SINGLE[claim.kind]:
         return _wrong_type(element, claim)

@@ -22,16 +22,21 @@ def decide(policy: Policy, identity: JobIdentity, wants: Sequence[str] | None) -
 
     Checks no time and no signature: an identity is made of verified claims only.
     """
-    found = candidates(policy, identity.issuer_name, identity.profile, identity.claims)
-    matching = [environment for environment in found if matches(environment, identity.claims)]
+    return decide_claims(policy, identity.issuer_name, identity.profile, identity.claims, wants)
+
+
+def decide_claims(policy: Policy, issuer: str, profile: str, claims: ClaimSet, wants: Sequence[str] | None) -> Decision:
+    """`decide`, for claims that belong to no verified job: what `policy explain` asks."""
+    found = candidates(policy, issuer, profile, claims)
+    matching = [environment for environment in found if matches(environment, claims)]
     if not matching:
-        trails = [tuple(examine(environment, identity.claims)) for environment in found]
+        trails = [tuple(examine(environment, claims)) for environment in found]
         return Deny(Code.NO_ENVIRONMENT, _hint(found, trails), tuple(step for trail in trails for step in trail)[:_MAX_STEPS])
     if len(matching) > 1:
         # The proof at load excludes this. Should it have a hole, two environments are none.
-        trail = tuple(step for environment in matching for step in examine(environment, identity.claims))
+        trail = tuple(step for environment in matching for step in examine(environment, claims))
         return Deny(Code.NO_ENVIRONMENT, "the policy puts this job into two environments; its owner has to look at it", trail)
-    return _granted(policy, matching[0], tuple(examine(matching[0], identity.claims)), wants)
+    return _granted(policy, matching[0], tuple(examine(matching[0], claims)), wants)
 
 
 def candidates(policy: Policy, issuer: str, profile: str, claims: ClaimSet) -> list[Environment]:
@@ -132,5 +137,6 @@ def _told(environment: Environment, step: Step) -> str:
     if step.value is None:
         sent_by = PROFILES[environment.profile].claims[step.claim].sent_by
         return f"{step.claim} is absent" + (f" (sent by {sent_by})" if sent_by else "")
-    of_a_fork = " of a fork, or of a project that the token does not name" if step.clause == "merge-request" else ""
-    return f"{step.claim} is {step.value!r}{of_a_fork}"
+    if step.clause == "merge-request":
+        return "it runs a fork's code, or its token does not say whose"
+    return f"{step.claim} is {step.value!r}"

@@ -6,9 +6,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Literal, TypeVar
 
-from broker.identity.profile import Profile
+from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.profiles import PROFILES
-from broker.policy.conditions import built_in, conditions
+from broker.policy.conditions import built_in, conditions, wrong_value
 from broker.policy.decide import shown
 from broker.policy.grants import grant_from
 from broker.policy.model import Condition, Environment, Grant, Policy
@@ -20,6 +20,7 @@ from broker.toml_source import parse as parse_toml
 Named = TypeVar("Named", Environment, Grant)
 
 VERSION = 1
+_OWN_PROJECT = Claim(kind=ClaimKind.TEXT, assurance=Assurance.ID)
 _DEFAULT_EXCHANGES = 8
 _MAX_EXCHANGES = 1000
 _MAX_OVERLAPS = 20  # reported at once
@@ -62,6 +63,9 @@ def parse(text: str, name: str, templates: Callable[[str], str], *, issuers: Map
     if type(version) is not int or version != VERSION:
         top.problem("version", f"version is {'missing' if version is None else repr(version)}", f"write version = {VERSION}")
     own_projects = top.texts("project_id")
+    for project in own_projects:
+        if wrong := wrong_value(project, _OWN_PROJECT):
+            top.problem("project_id", f"project_id: {wrong[0]}", wrong[1])
     environments = _named(top, "environment", partial(_environment, own_projects=own_projects, issuers=issuers))
     grants = _named(top, "grant", partial(grant_from, environments=_names(top, "environment"), template=template))
     top.refuse_others()

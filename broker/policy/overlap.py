@@ -8,6 +8,7 @@ and complement a search through the product of their automata decides, shortest 
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, product
 
 from broker.identity.claims import ClaimSet, ClaimValue
@@ -53,6 +54,11 @@ def find_job(environments: Sequence[Environment]) -> ClaimSet | None:
     if all(e.allow_forks for e in environments) or not profile.is_fork(ClaimSet(found)):
         return ClaimSet(found)
     return _own_job(environments[0], found, by_claim)
+
+
+def can_meet(asked: Sequence[Condition], unless: Condition) -> bool:
+    """Whether some value that all of `asked` take is one that `unless` names. Raises TooComplexError."""
+    return _value([*asked, replace(unless, negated=False)]) is not None
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

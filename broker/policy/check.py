@@ -1,0 +1,115 @@
+"""What is allowed in a policy and still deserves a second look. A policy with warnings is taken; each says what it risks."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from broker.identity.profile import Assurance
+from broker.identity.profiles import PROFILES
+from broker.policy.glob import Glob
+from broker.policy.model import Condition, Environment, Grant, Policy, VaultGrant
+from broker.policy.overlap import TooComplexError, can_meet, find_job
+from broker.toml_source import KeyPath, Problem, parse
+
+_REF_CLAIMS = frozenset({"ref_path", "ref", "ref_protected"})
+_MIN_KV_SEGMENTS = 2
+
+_Remark = tuple[KeyPath, str, str]
+
+
+def warnings(policy: Policy, name: str) -> tuple[Problem, ...]:
+    """Everything worth a second look, in the order of lines; `name` is what messages call the file."""
+    source = parse(policy.text, name)
+    remarks = [remark for environment in policy.environments for remark in _of_environment(policy, environment)]
+    unreachable = {environment.name for environment in policy.environments if not _reachable(environment)}
+    for order, grant in enumerate(policy.grants):
+        remarks += [(("grant", order, *path), what, instead) for path, what, instead in _of_grant(grant, unreachable)]
+    return tuple(sorted({source.problem(*remark) for remark in remarks}))
+
+
+def _reachable(environment: Environment) -> bool:
+    try:
+        return find_job([environment]) is not None
+    except TooComplexError:
+        return True  # not known to be unreachable
+
+
+def _of_environment(policy: Policy, environment: Environment) -> Iterator[_Remark]:
+    name, here = environment.name, ("environment", environment.order)
+    if not _reachable(environment):
+        yield here, f"no job can ever be in environment {name!r}: its conditions exclude each other", "loosen one of them"
+    if not policy.granted(name):
+        yield here, f"environment {name!r} has no grant", f"name {name!r} in the `environments` of a grant"
+    if environment.allow_forks:
+        what = f"environment {name!r} takes merge requests of forks: whoever can fork the project runs code in it"
+        yield (*here, "allow_forks"), what, "give it nothing that a stranger may not have"
+    yield from _guards(environment)
+    for condition in environment.conditions:
+        if condition.clause in ("when", "unless"):
+            path = (*here, condition.clause, condition.claim)
+            yield from ((path, what, instead) for what, instead in _of_condition(environment, condition))
+
+
+def _guards(environment: Environment) -> Iterator[_Remark]:
+    """What an environment rests on: a name that anybody can write into `.gitlab-ci.yml` is not enough."""
+    profile = PROFILES[environment.profile]
+    here = ("environment", environment.order)
+    asked = {c.claim: c for c in environment.conditions if c.clause in ("when", "file")}
+    guarded = "ref_protected" in asked and True in asked["ref_protected"].exact
+    if not _REF_CLAIMS & asked.keys():
+        what = f"environment {environment.name!r} does not look at the ref: a job on any branch gets it"
+        yield here, what, "add when.ref_path or when.ref_protected"
+    if "ref" in asked and not {"ref_type", "ref_path"} & asked.keys():
+        what = "a branch and a tag of the same name have the same `ref`"
+        yield (*here, "when", "ref"), what, "use when.ref_path, as in refs/heads/main"
+    for claim in asked:
+        if profile.claims[claim].assurance is Assurance.CHOSEN and not guarded:
+            what = f"{claim} is what the writer of the pipeline says it is, and the ref need not be protected"
+            yield (*here, "when", claim), what, "add when.ref_protected = true"
+    if environment.pinned_by != profile.stable_id:
+        group = f"{environment.pinned_by} {', '.join(sorted(environment.pinned_to))}"
+        what = f"environment {environment.name!r} takes every project of {group}, later ones too"
+        yield here, what, f"pin when.{profile.stable_id} if it is meant for some"
+
+
+def _of_condition(environment: Environment, condition: Condition) -> Iterator[tuple[str, str]]:
+    for glob in condition.globs:
+        yield from _of_glob(glob, condition)
+    if condition.negated:
+        asked = [c for c in environment.conditions if c.claim == condition.claim and not c.negated]
+        if asked and not _keeps_out(asked, condition):
+            yield f"unless.{condition.claim} keeps nobody out: when.{condition.claim} takes nothing of it", "leave it out"
+    profile = PROFILES[environment.profile]
+    if condition.claim == profile.source:
+        for value in sorted(map(str, condition.exact - profile.open_sources)):
+            # Strict: `parent_pipeline` is no slip of `pipeline`.
+            for meant in get_close_matches(value, sorted(profile.open_sources), n=1, cutoff=0.85):
+                yield f"nothing is known to start a pipeline as {value!r}", f"did you mean {meant!r}?"
+
+
+def _of_glob(glob: Glob, condition: Condition) -> Iterator[tuple[str, str]]:
+    head = glob.text.partition("*")[0]
+    if not head:
+        yield f"{glob.text!r} starts with a wildcard", "say what the value starts with"
+    elif not head.endswith("/") and not condition.negated:
+        yield f"{glob.text!r} takes every name that starts like it, {head + '-evil'!r} too", "let the wildcard follow a slash"
+    elif head == "refs/" and not condition.negated:
+        yield f"{glob.text!r} takes tags as well as branches", "write refs/heads/… or refs/tags/…"
+    for value in sorted(str(value) for value in condition.exact if glob.matches(str(value))):
+        yield f"{value!r} is hidden: {glob.text!r} matches it already", "leave one of them out"
+
+
+def _keeps_out(asked: list[Condition], unless: Condition) -> bool:
+    try:
+        return can_meet(asked, unless)
+    except TooComplexError:
+        return True
+
+
+def _of_grant(grant: Grant, unreachable: set[str]) -> Iterator[_Remark]:
+    if set(grant.environments) <= unreachable:
+        yield (), f"grant {grant.name!r} cannot be had: no job can be in any of its environments", "name another environment"
+    if isinstance(grant.target, VaultGrant) and grant.target.engine == "kv2":
+        segments = grant.target.path.split("/")
+        if len(segments) > _MIN_KV_SEGMENTS and segments[1] == "data":
+            written = "/".join([segments[0], *segments[2:]])
+            yield ("vault", "path"), "the path of a kv2 secret is written without data/, which is added", f"write {written}"

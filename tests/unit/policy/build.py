@@ -1,0 +1,129 @@
+"""Policies and jobs for tests, written as short as they can be."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from broker.identity.claims import ClaimSet, JobIdentity
+from broker.policy.language import PolicyInvalid, parse
+from broker.policy.model import Policy
+from broker.toml_source import Problem, SourceInvalid
+
+LAKE = """
+[[grant]]
+name = "lake"
+environments = ["production"]
+[grant.aws]
+role_arn = "arn:aws:iam::111122223333:role/etl-{environment}"
+"""
+
+PRODUCTION = """
+[[environment]]
+name = "production"
+when.issuer = "gitlab"
+when.project_id = "4711"
+when.ref_path = "refs/heads/main"
+when.ref_protected = true
+"""
+
+HEAD = "version = 1\n"
+
+WHOLE = """version = 1
+project_id = ["4711"]
+
+[[environment]]
+name = "production"
+when.issuer = "gitlab"
+when.ref_path = "refs/heads/main"
+when.ref_protected = true
+when.environment = "production"
+when.pipeline_source = ["push", "schedule", "web"]
+max_session = "12h"
+
+[[environment]]
+name = "review"
+when.issuer = "gitlab"
+when.ref_path = "refs/heads/**"
+when.pipeline_source = ["push", "web"]
+unless.ref_path = "refs/heads/main"
+
+[[grant]]
+name = "lake"
+environments = ["production", "review"]
+[grant.aws]
+role_arn = "arn:aws:iam::111122223333:role/etl-{environment}"
+session_policy = "lake.json"
+ttl = "1h"
+
+[[grant]]
+name = "warehouse"
+environments = ["production"]
+max_ttl = "1h"
+rate = "30/m"
+[grant.vault]
+role = "etl-{environment}"
+path = "database/creds/etl-{environment}"
+"""
+
+LAKE_JSON = (
+    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject",'
+    ' "Resource": "arn:aws:s3:::lake/{environment}/*"}]}'
+)
+
+
+def templates(name: str) -> str:
+    if name != "lake.json":
+        raise SourceInvalid([Problem(name, 1, "the file cannot be read (No such file or directory)")])
+    return LAKE_JSON
+
+
+def policy(text: str) -> Policy:
+    return parse(text, "policy.toml", templates)
+
+
+def refusals(text: str, **options: Any) -> list[str]:
+    """Every problem of a policy, as its owner reads them; none when it is taken."""
+    try:
+        parse(text, "policy.toml", templates, **options)
+    except PolicyInvalid as invalid:
+        return [str(problem) for problem in invalid.problems]
+    return []
+
+
+def job(**claims: Any) -> JobIdentity:
+    """A push to protected main of project 4711; `None` takes a claim away."""
+    values: dict[str, Any] = {
+        "project_id": "4711",
+        "project_path": "acme/data",
+        "namespace_id": "72",
+        "namespace_path": "acme",
+        "job_project_id": "4711",
+        "pipeline_id": "574",
+        "pipeline_source": "push",
+        "job_id": "302",
+        "ref": "main",
+        "ref_type": "branch",
+        "ref_path": "refs/heads/main",
+        "ref_protected": True,
+        "environment": "production",
+        "user_id": "1",
+    } | claims
+    issuer_name = values.pop("issuer_name", "gitlab")
+    present = {name: value for name, value in values.items() if value is not None}
+    return JobIdentity(
+        issuer_name=issuer_name,
+        profile="gitlab",
+        issuer="https://gitlab.example.com",
+        stable_id=str(present.get("project_id", "")),
+        jti="jti",
+        kid="kid",
+        issued_at=datetime(2026, 1, 1, tzinfo=UTC),
+        expires_at=datetime(2026, 1, 1, 1, tzinfo=UTC),
+        project_id=str(present.get("project_id", "")),
+        project_path="acme/data",
+        job_id=str(present.get("job_id", "")),
+        pipeline_id="574",
+        ref_path=str(present.get("ref_path", "")),
+        ref_protected=present.get("ref_protected") is True,
+        user_id="1",
+        claims=ClaimSet(present),
+    )
