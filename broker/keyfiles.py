@@ -26,7 +26,7 @@ def read_private(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _refused(path, _why_not_opened(error)) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise _refused(path, "is not a regular file")
@@ -34,7 +34,10 @@ def read_private(path: Path) -> bytes:
             raise _refused(path, f"belongs to uid {found.st_uid}, not to the user the broker runs as; `chown` it")
         if found.st_mode & _OTHERS:
             raise _refused(path, f"is open to others (mode {stat.S_IMODE(found.st_mode):04o}); `chmod 600` it")
-        content = file.read(_MAX_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_BYTES:
         raise _refused(path, f"is larger than {_MAX_BYTES // 1024} KiB and cannot be a key")
     return content

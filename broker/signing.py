@@ -67,8 +67,7 @@ class FileSigner:
             self._algorithm = RSAAlgorithm(RSAAlgorithm.SHA256)
             public = cast("dict[str, str]", RSAAlgorithm.to_jwk(key.public_key(), as_dict=True))
         members = {name: public[name] for name in _THUMBPRINT[public["kty"]]}
-        canonical = json.dumps(members, separators=(",", ":"), sort_keys=True)
-        self.kid = base64.urlsafe_b64encode(hashlib.sha256(canonical.encode()).digest()).rstrip(b"=").decode()
+        self.kid = thumbprint(members)
         self.public_jwk: Mapping[str, str] = members | {"kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
     def sign(self, signed: bytes) -> bytes:
@@ -130,6 +129,13 @@ class Keyring:
             if successor is None or now < successor.activate_at + PUBLISHED_AFTER_USE
         )
         return tuple(kept)
+
+
+def thumbprint(jwk: Mapping[str, str]) -> str:
+    """The name of a public key that follows from the key alone (RFC 7638, SHA-256)."""
+    members = {name: jwk[name] for name in _THUMBPRINT[jwk["kty"]]}
+    canonical = json.dumps(members, separators=(",", ":"), sort_keys=True)
+    return base64.urlsafe_b64encode(hashlib.sha256(canonical.encode()).digest()).rstrip(b"=").decode()
 
 
 def parse_key_file(content: bytes, name: str) -> TimedSigner:
