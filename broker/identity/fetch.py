@@ -138,9 +138,10 @@ def _is_loopback(host: str) -> bool:
 
 def _date(header: str | None) -> datetime | None:
     try:
-        return None if header is None else parsedate_to_datetime(header)
-    except ValueError:
+        told = None if header is None else parsedate_to_datetime(header)
+    except (ValueError, OverflowError):
         return None
+    return None if told is None or told.tzinfo is None else told
 
 
 def _why(error: Exception) -> str:

@@ -340,6 +340,25 @@ async def test_the_issuers_clock_is_compared_with_ours(server: KeyServer) -> Non
         assert abs(keys.skew.total_seconds() - real) < 5
 
 
+@pytest.mark.parametrize("date", ["yesterday", "Mon, 23 Nov 2026 12:00:00 -0000", "Mon, 23 Nov 99999 12:00:00 GMT", ""])
+async def test_a_server_that_does_not_know_the_time_is_asked_for_keys_alone(server: KeyServer, date: str) -> None:
+    """Its Date is of no use, its keys are."""
+    server.answers["/keys"] = lambda handler: handler.reply(200, jwks(), own_date=date)
+    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+        assert await keys.load(moment())
+        assert keys.skew is None
+
+
+async def test_a_login_token_verifies_and_is_no_job(gitlab: TestIssuer) -> None:
+    """The same issuer, a key of the same document, and our own audience."""
+    own = settings(issuer=gitlab.url)
+    verifier = TokenVerifier([(own, Keys(own))])
+    with pytest.raises(Refused) as caught:
+        await verifier.verify(gitlab.mint_login(own.audience[0]), moment())
+    assert caught.value.code is Code.TOKEN_CLASS
+    await verifier.close()
+
+
 async def test_an_unknown_issuer_causes_no_network_call(gitlab: TestIssuer) -> None:
     """Neither to it, nor to the one that is known."""
     own = settings(issuer=gitlab.url)

@@ -23,8 +23,12 @@ class Handler(BaseHTTPRequestHandler):
         else:
             answer(self)
 
-    def reply(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
+    def reply(self, status: int, body: bytes, own_date: str | None = None, **headers: str) -> None:
+        if own_date is None:
+            self.send_response(status)
+        else:
+            self.send_response_only(status)
+            self.send_header("Date", own_date)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))

@@ -94,4 +94,5 @@ def test_a_message_quotes_nothing_of_the_text() -> None:
 
 def test_escaped_text_is_read_as_what_it_means() -> None:
     """GitLab's Ruby escapes `<`, `>` and `&`; that is the same claim, not another one."""
+    assert strict_object(b'{"a":"\\\\u0000"}') == {"a": "\\u0000"}
     assert strict_object(b'{"a":"x\\u003cy","b":"\\ud83d\\ude00","c":-0}') == {"a": "x<y", "b": "\U0001f600", "c": 0}
