@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
@@ -29,7 +28,6 @@ def serve(path: Path, *, check: bool) -> None:
     A stop is graceful: nothing new is accepted, what is in flight is answered, the log is flushed.
     """
     from broker.config import load
-    from broker.errors import BrokerError
     from broker.toml_source import SourceInvalid
 
     try:
@@ -44,18 +42,12 @@ def serve(path: Path, *, check: bool) -> None:
         to_stderr()
         wiring.run(config)
     except SourceInvalid as invalid:
-        _fail([str(problem) for problem in invalid.problems], invalid.code.exit_code)
-    except BrokerError as error:
-        _fail([error.public], error.code.exit_code)
+        for problem in invalid.problems:
+            click.echo(str(problem), err=True)
+        click.get_current_context().exit(invalid.code.exit_code)
 
 
 def _report(warnings: Iterable[str]) -> None:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo("ok")
-
-
-def _fail(lines: list[str], exit_code: int) -> NoReturn:
-    for line in lines:
-        click.echo(line, err=True)
-    click.get_current_context().exit(exit_code)
