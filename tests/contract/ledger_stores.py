@@ -3,8 +3,8 @@
 import sqlite3
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import count
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 from broker.audit.checkpoint import LogSigner
@@ -74,13 +74,12 @@ class SqliteStore:
 
 
 SCRIPT = Script(journal=Journal("broker-1", "0.1.0"))
-_HANDLES = count()
 
 
 def a_session(**changes: Any) -> Session:
     session = Session(
         session_id=new_id(),
-        handle_hash=next(_HANDLES).to_bytes(32),
+        handle_hash=token_bytes(32),
         identity=an_identity(),
         environment="production",
         grants=("lake", "warehouse"),
