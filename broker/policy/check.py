@@ -79,6 +79,8 @@ def _of_condition(environment: Environment, condition: Condition) -> Iterator[tu
         if asked and not _keeps_out(asked, condition):
             yield f"unless.{condition.claim} keeps nobody out: when.{condition.claim} takes nothing of it", "leave it out"
     profile = PROFILES[environment.profile]
+    if profile.claims[condition.claim].personal:
+        yield f"{condition.claim} names a person, who can change it, and a policy is kept with the log", "use user_id"
     if condition.claim == profile.source:
         for value in sorted(map(str, condition.exact - profile.open_sources)):
             # Strict: `parent_pipeline` is no slip of `pipeline`.

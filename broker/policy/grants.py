@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Literal
 
 from broker.policy.model import AwsGrant, Grant, VaultGrant
+from broker.policy.placeholders import PLACEHOLDERS
 from broker.policy.reading import Table
-from broker.policy.templates import PLACEHOLDERS, Unfit, try_aws, try_vault
+from broker.policy.templates import Unfit, try_aws, try_vault
 from broker.toml_source import SourceInvalid, did_you_mean
 
 _STS_DEFAULT = timedelta(hours=1)

@@ -127,10 +127,14 @@ class Condition:
     globs: tuple[Glob, ...]
     negated: bool
     wanted: str  # the policy's side, for log and explain
+    _type: type = field(init=False, repr=False, compare=False)  # an enum is slow to look things up by
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_type", _TYPES[self.kind])
 
     def holds(self, value: ClaimValue | None) -> bool:
         """Closed in both directions: what cannot be compared never lets a job in, neither by `when` nor by `unless`."""
-        if value is None or type(value) is not _TYPES[self.kind]:
+        if value is None or type(value) is not self._type:
             return False
         if isinstance(value, tuple):
             return any(self.describes(element) for element in value) is not self.negated

@@ -28,11 +28,12 @@ class TooComplexError(Exception):
 
 def overlaps(environments: Sequence[Environment]) -> Iterator[tuple[Environment, Environment, ClaimSet]]:
     """Every pair that can match one job, with such a job's claims. Raises TooComplexError."""
-    for first, second in _pairs(environments):
-        if not _apart(first, second):
-            witness = find_job([first, second])
+    heads = [_heads(environment) for environment in environments]
+    for one, other in _pairs(environments):
+        if not _apart(heads[one], heads[other]):
+            witness = find_job([environments[one], environments[other]])
             if witness is not None:
-                yield first, second, witness
+                yield environments[one], environments[other], witness
 
 
 def find_job(environments: Sequence[Environment]) -> ClaimSet | None:
@@ -64,7 +65,7 @@ def can_meet(asked: Sequence[Condition], unless: Condition) -> bool:
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def _pairs(environments: Sequence[Environment]) -> Iterator[tuple[Environment, Environment]]:
+def _pairs(environments: Sequence[Environment]) -> list[tuple[int, int]]:
     """Those that share an issuer and are not apart by their pins alone, each pair once."""
     buckets: dict[tuple[str, str, str], list[int]] = {}
     kinds: dict[tuple[str, str], list[int]] = {}
@@ -78,24 +79,26 @@ def _pairs(environments: Sequence[Environment]) -> Iterator[tuple[Environment, E
     for (one, here), (other, there) in combinations(kinds.items(), 2):
         if one[0] == other[0]:
             seen.update((min(pair), max(pair)) for pair in product(here, there))
-    for first, second in sorted(seen):
-        yield environments[first], environments[second]
+    return sorted(seen)
 
 
-def _apart(first: Environment, second: Environment) -> bool:
-    """The cheap proof, which most pairs have: two conditions on one claim that no value meets both of."""
-    theirs = {c.claim: c for c in second.conditions if not c.negated and c.kind is not ClaimKind.TEXTS}
-    return any(
-        not c.negated and c.claim in theirs and not _may_meet(c, theirs[c.claim]) for c in first.conditions if c.claim in theirs
-    )
+def _heads(environment: Environment) -> dict[str, tuple[str, ...]]:
+    """What each claim's text has to start with, for the cheap proof; the longest lists last, so that it ends early."""
+    heads = {
+        c.claim: (*(str(value) for value in c.exact), *(glob.text.partition("*")[0] for glob in c.globs))
+        for c in environment.conditions
+        if not c.negated and c.kind is not ClaimKind.TEXTS
+    }
+    return dict(sorted(heads.items(), key=lambda item: len(item[1])))
 
 
-def _may_meet(one: Condition, other: Condition) -> bool:
-    if not one.globs and not other.globs:
-        return not one.exact.isdisjoint(other.exact)
-    heads = [str(value) for value in one.exact] + [glob.text.partition("*")[0] for glob in one.globs]
-    others = [str(value) for value in other.exact] + [glob.text.partition("*")[0] for glob in other.globs]
-    return any(head.startswith(tail) or tail.startswith(head) for head in heads for tail in others)
+def _apart(first: dict[str, tuple[str, ...]], second: dict[str, tuple[str, ...]]) -> bool:
+    """The cheap proof, which most pairs have: one claim would have to start in two ways. False means only "not proved"."""
+    for claim, mine in first.items():
+        theirs = second.get(claim)
+        if theirs is not None and not any(a.startswith(b) or b.startswith(a) for a in mine for b in theirs):
+            return True
+    return False
 
 
 # --- one claim --------------------------------------------------------------------------------------------------------

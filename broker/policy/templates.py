@@ -6,14 +6,13 @@ Sources: AWS STS and IAM API references as in aws.md 1.2; Vault API paths.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from broker.errors import Code, Refused
 from broker.identity.claims import JobIdentity
 from broker.policy.model import AwsGrant, AwsTarget, Grant, Target, VaultGrant, VaultTarget
-
-PLACEHOLDERS = ("{environment}", "{project_id}", "{job_id}")
+from broker.policy.placeholders import MisfitError, Values, filled, has_placeholder
 
 # Inside the character set of every target: role names, policy variables, Vault roles and path segments. Without `*`, `?`, `$`,
 # braces, quotes and slashes no value can mean more than itself in any of them.
@@ -31,22 +30,12 @@ _VAULT_ROLE = re.compile(r"\w(?:[\w.-]{0,126}\w)?", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9_.@+=:,~-]+", re.ASCII)
 _MAX_PATH = 512
 
-_IN_TEXT = re.compile(r"\{([^{}]*)\}")
-_IN_IAM = re.compile(r"(\$\{[^{}]*\})|\{([^{}]*)\}")
-_IAM_VARIABLE = re.compile(r"\$\{(?:[*?$]|[A-Za-z0-9_-]+:[^{}]+)\}")
-
-Values = Mapping[str, str]
-
 
 class Unfit(NamedTuple):
     """A key of a grant that cannot become what its upstream takes."""
 
     key: str
     what: str
-
-
-class MisfitError(ValueError):
-    """What is wrong with a template, or with what it becomes."""
 
 
 def fill(grant: Grant, environment: str, identity: JobIdentity, subpath: str) -> Target:
@@ -139,17 +128,17 @@ def _aws_parts(grant: AwsGrant, values: Values) -> _Parts:
 
 
 def _role_arn(grant: AwsGrant, values: Values) -> str:
-    arn = _text(grant.role_arn, values)
+    arn = filled(grant.role_arn, values)
     if not _ROLE_ARN.fullmatch(arn) or len(arn) > _MAX_ARN:
         raise MisfitError(f"{arn!r} is not the ARN of a role (arn:aws:iam::<12 digits>:role/<name of at most 64 characters>)")
     return arn
 
 
 def _policy_arns(grant: AwsGrant, values: Values) -> tuple[str, ...]:
-    arns = tuple(_text(arn, values) for arn in grant.policy_arns)
+    arns = tuple(filled(arn, values) for arn in grant.policy_arns)
     if len(arns) > _MAX_POLICY_ARNS:
         raise MisfitError(f"{len(arns)} session policies are named, STS takes at most {_MAX_POLICY_ARNS}")
-    role = _ROLE_ARN.fullmatch(_text(grant.role_arn, values))
+    role = _ROLE_ARN.fullmatch(filled(grant.role_arn, values))
     for arn in arns:
         found = _POLICY_ARN.fullmatch(arn)
         if not found:
@@ -162,7 +151,7 @@ def _policy_arns(grant: AwsGrant, values: Values) -> tuple[str, ...]:
 def _external_id(grant: AwsGrant, values: Values) -> str | None:
     if grant.external_id is None:
         return None
-    value = _text(grant.external_id, values)
+    value = filled(grant.external_id, values)
     if not _EXTERNAL_ID.fullmatch(value):
         raise MisfitError(f"{value!r} is no external id (2 to 1224 of letters, digits and +=,.@:/-_)")
     return value
@@ -180,15 +169,15 @@ def _session_policy(grant: AwsGrant, values: Values) -> str | None:
         return None
     try:
         document = json.loads(grant.session_policy, object_pairs_hook=_once, parse_constant=_no_constant)
-        filled = _filled(document, values)
+        whole = _filled(document, values)
     except MisfitError:
         raise
     except (ValueError, RecursionError) as error:
         raise MisfitError(f"the file is not JSON: {error}") from None
-    if not isinstance(filled, dict) or not filled.get("Statement"):
+    if not isinstance(whole, dict) or not whole.get("Statement"):
         raise MisfitError('the file is no IAM policy: it has no "Statement"')
-    text = json.dumps(filled, separators=(",", ":"))  # ASCII: inside the set that STS takes
-    arns = sum(len(_text(arn, values)) for arn in grant.policy_arns)
+    text = json.dumps(whole, separators=(",", ":"))  # ASCII: inside the set that STS takes
+    arns = sum(len(filled(arn, values)) for arn in grant.policy_arns)
     if len(text) + arns > _MAX_SESSION_POLICY:
         raise MisfitError(f"filled, the session policies have {len(text) + arns} characters, STS takes {_MAX_SESSION_POLICY}")
     return text
@@ -196,11 +185,11 @@ def _session_policy(grant: AwsGrant, values: Values) -> str | None:
 
 def _filled(value: Any, values: Values) -> Any:
     if isinstance(value, str):
-        return _text(value, values, iam=True)
+        return filled(value, values, iam=True)
     if isinstance(value, list):
         return [_filled(element, values) for element in value]
     if isinstance(value, dict):
-        if odd := next((key for key in value if _IN_TEXT.search(key.replace("${", "$"))), None):
+        if odd := next((key for key in value if has_placeholder(key)), None):
             raise MisfitError(f"a placeholder in the member name {odd!r}; only values are filled")
         return {key: _filled(element, values) for key, element in value.items()}
     return value
@@ -239,7 +228,7 @@ def _vault_parts(grant: VaultGrant, values: Values) -> _Parts:
 
 
 def _vault_role(grant: VaultGrant, values: Values) -> str:
-    role = _text(grant.role, values)
+    role = filled(grant.role, values)
     if not _VAULT_ROLE.fullmatch(role):
         raise MisfitError(f"{role!r} is not a role name (letters, digits, '_', '-' and '.')")
     return role
@@ -247,7 +236,7 @@ def _vault_role(grant: VaultGrant, values: Values) -> str:
 
 def _vault_path(grant: VaultGrant, values: Values) -> str:
     """Without its wildcard."""
-    path = _text(grant.path.removesuffix(wildcard(grant.path)), values)
+    path = filled(grant.path.removesuffix(wildcard(grant.path)), values)
     if "*" in path:
         raise MisfitError(f"{grant.path!r} has a wildcard that is not its last segment; it ends in /* or /**, or has none")
     segments = path.split("/")
@@ -271,33 +260,3 @@ def _plain(segment: str) -> bool:
 
 def _no_subpath(grant: Grant) -> Refused:
     return Refused(Code.SUBPATH_DENIED, f"grant {grant.name!r} is one credential and has nothing after its name")
-
-
-# --- placeholders -------------------------------------------------------------------------------------------------------
-
-
-def _text(template: str, values: Values, *, iam: bool = False) -> str:
-    return "".join(_pieces(template, values, _IN_IAM if iam else _IN_TEXT))
-
-
-def _pieces(template: str, values: Values, pattern: re.Pattern[str]) -> Iterator[str]:
-    at = 0
-    for found in pattern.finditer(template):
-        yield _literal(template[at : found.start()])
-        at = found.end()
-        name = found[pattern.groups]
-        if name is None:  # an IAM policy variable: IAM's to fill
-            if not _IAM_VARIABLE.fullmatch(found[0]):
-                raise MisfitError(f"{found[0]} is neither a variable of IAM nor a placeholder")
-            yield found[0]
-        elif name in values:
-            yield values[name]
-        else:
-            raise MisfitError(f"{{{name}}} is no placeholder")
-    yield _literal(template[at:])
-
-
-def _literal(text: str) -> str:
-    if "{" in text or "}" in text:
-        raise MisfitError("a brace stands alone; it is no placeholder")
-    return text
