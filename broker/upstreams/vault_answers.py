@@ -150,10 +150,10 @@ _BY_TEXT: tuple[tuple[str, _Verdict], ...] = (
     ("fetching keys", _Outage),  # the broker's JWKS could not be reached by Vault
     ("failed to renew entry", _Outage),  # the database behind the lease
     ("failed to revoke entry", _Outage),
+    ("no issued at (iat)", _Trust),
     ("(exp) claim", _Clock),
     ("(nbf) claim", _Clock),
     ("(iat) claim", _Clock),
-    ("no issued at (iat)", _Trust),
     ("invalid issuer", _Trust),
     ("invalid audience", _Trust),
     ("verifying token signature", _Trust),

@@ -137,7 +137,8 @@ class VaultWire:
                 session.verify = True if self._settings.ca_file is None else str(self._settings.ca_file)
                 # A load balancer's cookie would tie the threads' requests together.
                 session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-                again = Retry(total=1, connect=1, read=0, redirect=0, status=0, other=0, backoff_factor=0)
+                # Without `respect_retry_after_header` a 429 or 503 would be swallowed as a failed retry.
+                again = Retry(total=1, connect=1, read=0, redirect=0, status=0, other=0, respect_retry_after_header=False)
                 carrier = HTTPAdapter(pool_connections=1, pool_maxsize=self._connections, max_retries=again)
                 session.mount("https://", carrier)
                 session.mount("http://", carrier)

@@ -68,7 +68,7 @@ class Server:
         assert not ok or 200 <= status < 300, (path, status, text)
         return status, json.loads(text) if text else None
 
-    def policy(self, name: str, *, namespace: str = "", **paths: list[str]) -> None:
+    def policy(self, name: str, paths: dict[str, list[str]], *, namespace: str = "") -> None:
         rules = {path: {"capabilities": capabilities} for path, capabilities in paths.items()}
         self.api("POST", f"sys/policies/acl/{name}", {"policy": json.dumps({"path": rules})}, namespace=namespace)
 
@@ -151,22 +151,10 @@ def set_up(server: Server, issuer: SigningIssuer, *, namespace: str = "") -> Non
         "database/creds/*": ["read"],
         "database/static-creds/*": ["read"],
     }
-    server.policy("etl", namespace=namespace, **reading, **{"sys/leases/revoke": ["update"]})
-    server.policy("etl-norevoke", namespace=namespace, **reading)
-    server.policy(
-        "maintenance",
-        namespace=namespace,
-        **{
-            name: ["update"]
-            for name in (
-                "sys/leases/renew",
-                "sys/leases/revoke",
-                "auth/token/renew-accessor",
-                "auth/token/revoke-accessor",
-                "auth/token/revoke-self",
-            )
-        },
-    )
+    server.policy("etl", {**reading, "sys/leases/revoke": ["update"]}, namespace=namespace)
+    server.policy("etl-norevoke", reading, namespace=namespace)
+    upkeep = ("sys/leases/renew", "sys/leases/revoke", "auth/token/renew-accessor", "auth/token/revoke-accessor")
+    server.policy("maintenance", {path: ["update"] for path in (*upkeep, "auth/token/revoke-self")}, namespace=namespace)
     server.role("etl", namespace=namespace)
     server.role("etl-norevoke", namespace=namespace, token_policies=["etl-norevoke"])
     server.role("etl-batch", namespace=namespace, token_type="batch", token_explicit_max_ttl=0)

@@ -1,0 +1,15 @@
+"""What the whole suite shares: the head of the report says which real servers this run had."""
+
+import shutil
+
+
+def pytest_report_header() -> list[str]:
+    """A contract runs on what there is; that it ran on less than it could is to be seen, not to be guessed from a count."""
+    server = next((name for name in ("bao", "vault") if shutil.which(name)), None)
+    database = shutil.which("initdb") is not None and shutil.which("postgres") is not None
+    if server is None:
+        return ["vault: contract on the double alone (no `bao` or `vault` on PATH)"]
+    leases = (
+        "with PostgreSQL behind its database engine" if database else "without database leases (no `initdb`, `postgres` on PATH)"
+    )
+    return [f"vault: contract on the double and on `{server}`, {leases}"]
