@@ -25,6 +25,7 @@ class Metrics:
         self._rollups = self._counter(
             "credbroker_denials_rolled_up", "Denials without an entry of their own.", "code", "listener"
         )
+        self._seen: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._latency = Histogram(
             "credbroker_request_seconds",
             "Time from a request's headers to its answer.",
@@ -53,8 +54,13 @@ class Metrics:
 
     def request(self, route: str, listener: str, outcome: str, seconds: float) -> None:
         """One answered request. `route` is an operation of the endpoint table, or "none"."""
-        self._requests.labels(route, listener, outcome).inc()
-        self._latency.labels(route).observe(seconds)
+        key = (route, listener, outcome)
+        found = self._seen.get(key)
+        if found is None:  # looking a label set up takes a lock and costs as much as the rest of this
+            found = self._seen[key] = (self._requests.labels(*key), self._latency.labels(route))
+        counter, latency = found
+        counter.inc()
+        latency.observe(seconds)
 
     def watch(self, name: str, words: str, read: Callable[[], float]) -> None:
         """A gauge that is read whenever `/metrics` is: live sessions, age of the oldest lease. `read` must not block."""

@@ -27,6 +27,7 @@ _WORD = re.compile(r"[A-Za-z_]{1,40}")
 _RESUME_KEY = re.compile(r"[A-Za-z0-9_-]{43}")
 _TASK = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 _SECONDS = re.compile(r"[0-9]{1,7}")
+_AMBIGUOUS = re.compile(r"[/\\%?#]")
 _PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _MAX_FIELDS = 16
 
@@ -107,7 +108,7 @@ def segments(raw_path: bytes) -> tuple[str, ...]:
             raise _path_invalid("bytes that are not UTF-8") from None
         if part in {"", ".", ".."}:
             raise _path_invalid("an empty, '.' or '..' part")
-        if any(c in "/\\%?#" or not c.isprintable() for c in part):
+        if _AMBIGUOUS.search(part) or not part.isprintable():
             raise _path_invalid("an encoded separator, percent sign or control character")
         parts.append(part)
     return tuple(parts)
