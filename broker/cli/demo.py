@@ -1,6 +1,7 @@
 """`credbroker demo`."""
 
 import importlib.util
+import shlex
 import signal
 import sys
 import time
@@ -64,13 +65,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _keep(console: "Console", world: "World") -> None:
-    program = f"{sys.executable} -m broker"
+    program = f"{shlex.quote(sys.executable)} -m broker"
+    database = shlex.quote(str(world.database))
     job = world.job_environment(world.token(), "1")
-    settings = " ".join(f"{name}={job[name]}" for name in ("XDG_RUNTIME_DIR", "CREDBROKER_URL", "CREDBROKER_ID_TOKEN"))
+    settings = " ".join(f"{name}={shlex.quote(job[name])}" for name in ("XDG_RUNTIME_DIR", "CREDBROKER_URL", "CREDBROKER_ID_TOKEN"))
     console.print(f"\nStill running at {world.url} (files in {world.folder}). Three commands to try:\n", markup=False)
     console.print(f"  {settings} {program} get lake\n", markup=False)
-    console.print(f"  {program} audit query {world.database}\n", markup=False)
-    console.print(f"  {program} audit verify {world.database} --key {world.log_key}\n", markup=False)
+    console.print(f"  {program} audit query {database}\n", markup=False)
+    console.print(f"  {program} audit verify {database} --key {world.log_key}\n", markup=False)
     console.print("Ctrl-C stops and removes everything.")
     while True:
         signal.pause()

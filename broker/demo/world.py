@@ -101,6 +101,8 @@ rotate_every = "{rotate_every}"
 _LUIGI = """\
 [core]
 no_configure_logging = true
+; each world locks its own pipeline, not its neighbour's
+lock_pid_dir = {folder}
 [worker]
 check_complete_on_run = true
 [retcode]
@@ -131,7 +133,8 @@ class WorldBroken(RuntimeError):  # noqa: N818 - not an error of the product's t
 class World:
     """A context manager. On the way out everything is stopped by its pid and the folder is gone, also after Ctrl-C."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, policy: str = "", upstreams: str = "") -> None:
+        """`policy` and `upstreams` are TOML that is added to the demo's own: what the story tests need beyond it."""
         # Short: a Unix socket's path has at most 107 bytes.
         roomy = len(tempfile.gettempdir()) < _ROOM_FOR_SOCKET
         self.folder = Path(tempfile.mkdtemp(prefix="credbroker-demo-", dir=None if roomy else "/tmp"))  # noqa: S108 - mkdtemp's
@@ -140,6 +143,8 @@ class World:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_key = ""
+        self._more_policy = policy
+        self._more_upstreams = upstreams
         self._parts = contextlib.ExitStack()
         self._broker: subprocess.Popen[bytes] | None = None
 
@@ -289,8 +294,9 @@ class World:
             raise WorldBroken(f"keygen failed: {keygen.stderr}")
         self.log_key = keygen.stdout.split()[-1]
         (self.folder / "lake.json").write_text(json.dumps(_SESSION_POLICY))
-        (self.folder / "policy.toml").write_text(_POLICY.format(project=PROJECT, account=ACCOUNT))
-        (self.folder / "luigi.cfg").write_text(_LUIGI.format(bucket=BUCKET, project=PROJECT))
+        policy = _POLICY.format(project=PROJECT, account=ACCOUNT) + self._more_policy
+        (self.folder / "policy.toml").write_text(policy)
+        (self.folder / "luigi.cfg").write_text(_LUIGI.format(bucket=BUCKET, project=PROJECT, folder=self.folder))
         (self.folder / "broker.toml").write_text(
             _BROKER.format(
                 url=self.url,
@@ -300,6 +306,7 @@ class World:
                 sts=self.sts.url,
                 rotate_every=ROTATE_EVERY,
             )
+            + self._more_upstreams
         )
         self.start_broker()
 
