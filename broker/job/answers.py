@@ -17,6 +17,7 @@ class Opened:
     handle: Secret
     session_id: str
     environment: str
+    grants: tuple[str, ...]
     expires_at: datetime
 
 
@@ -65,6 +66,7 @@ def parse_opened(raw: bytes, sent_at: datetime) -> Opened:
         handle=Secret(answer.text("access_token")),
         session_id=answer.text("session_id"),
         environment=answer.text("environment"),
+        grants=tuple(answer.text("scope", absent="").split()),
         expires_at=sent_at + timedelta(seconds=answer.number("expires_in")),
     )
 

@@ -144,6 +144,7 @@ class BrokerClient:
             ) from None
         except (OSError, http.client.HTTPException) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+            why = "timed out" if isinstance(error, TimeoutError) else why
             raise Unavailable(
                 Code.BROKER_UNREACHABLE,
                 f"the broker at {self.address.url!r} does not answer ({why}); is it running, and is that its address?",
@@ -189,6 +190,9 @@ class BrokerClient:
         with self._lock:
             if self._pid != os.getpid():
                 # Two processes on one connection would read each other's answers: another task's credentials.
+                # Closing our copies does not disturb the parent's: nothing is sent.
+                for inherited in self._idle:
+                    inherited.close()
                 self._pid, self._idle = os.getpid(), []
             return self._idle.pop() if self._idle else None
 

@@ -48,10 +48,11 @@ def get(order: GetOrder, told: Callable[[str], None]) -> str:
     patience = Patience(wait=order.wait, told=told)
     place = SessionPlace(find_session_file(order.settings, lambda: token().job_id))
     joined = join_or_open(place, order.settings, token, who="get", environment=order.environment, patience=patience)
-    wanted = order.wanted
-    credential = patience.call(
-        lambda: joined.client.credential(joined.session.handle, wanted.grant, wanted.subpath, min_ttl=order.min_ttl)
-    )
+    handle, wanted = joined.session.handle, order.wanted
+    try:
+        credential = patience.call(lambda: joined.client.credential(handle, wanted.grant, wanted.subpath, min_ttl=order.min_ttl))
+    finally:
+        joined.client.close()
     return _text(credential, order)
 
 

@@ -26,11 +26,15 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._over.wait(self._each):
-            try:  # noqa: PERF203 - once a minute
-                self._beat()
-            except Refused as refused:
+            self._once()
+
+    def _once(self) -> None:
+        try:
+            self._beat()
+        except Refused as refused:
+            if not self._over.is_set():  # else it is `exec` itself that is ending the session
                 # The command goes on: what it does without credentials is its own business, and its own failure to report.
                 self._told(f"the session is over ({refused.code.word}): {refused.public}")
-                return
-            except BrokerError:
-                continue
+            self._over.set()
+        except BrokerError:
+            pass

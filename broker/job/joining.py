@@ -8,7 +8,7 @@ live.
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
@@ -48,7 +48,7 @@ class Joined:
     place: SessionPlace
     client: BrokerClient
     session: KeptSession
-    view: View
+    grants: tuple[str, ...]
     opened_here: bool
     user: UserLock | None  # of an `exec`; None for `get`
 
@@ -79,18 +79,19 @@ def join_or_open(
         # 2. Join it, if it still lives.
         if kept is not None and kept.expires_at > datetime.fromtimestamp(now(), timezone.utc):
             _same_broker(kept, settings)
-            client = BrokerClient(parse_address(kept.url), settings)
-            view = _view(client, kept, patience)
-            if view is not None:
-                _same_environment(kept.environment, environment)
-                return Joined(
-                    place=place,
-                    client=client,
-                    session=kept,
-                    view=view,
-                    opened_here=False,
-                    user=place.join_users() if who == "exec" else None,
-                )
+            with _closed_on_failure(BrokerClient(parse_address(kept.url), settings)) as client:
+                view = _view(client, kept, patience)
+                if view is not None:
+                    _same_environment(kept.environment, environment)
+                    return Joined(
+                        place=place,
+                        client=client,
+                        session=kept,
+                        grants=view.grants,
+                        opened_here=False,
+                        user=place.join_users() if who == "exec" else None,
+                    )
+            client.close()
 
         # 3. Open one. The resume key is on disk before the exchange is sent: whoever comes after a kill can repeat it.
         url = settings.url or (kept.url if kept is not None else None)
@@ -99,8 +100,8 @@ def join_or_open(
                 Code.CONFIG_INVALID,
                 f"where is the broker? Set {URL_VARIABLE} or --url to https://…, http://127.0.0.1:… or unix:///path/broker.sock",
             )
-        client = BrokerClient(parse_address(url), settings)
-        opened = _open(place, client, token(), state, who=who, environment=environment, patience=patience, now=now)
+        with _closed_on_failure(BrokerClient(parse_address(url), settings)) as client:
+            opened = _open(place, client, token(), state, who=who, environment=environment, patience=patience, now=now)
 
         # 4. Tell the others.
         session = KeptSession(
@@ -113,14 +114,7 @@ def join_or_open(
         place.write(session)
         place.write_state(replace(place.state(), resume_key="", asked_at=0.0))
         user = place.join_users() if who == "exec" else None
-    return Joined(
-        place=place,
-        client=client,
-        session=session,
-        view=patience.call(lambda: client.view(session.handle)),
-        opened_here=True,
-        user=user,
-    )
+    return Joined(place=place, client=client, session=session, grants=opened.grants, opened_here=True, user=user)
 
 
 def leave(joined: Joined, patience: Patience) -> Left:
@@ -192,6 +186,15 @@ def _open(
     patience.sleep(max(0.0, orphan.asked_at + _LAPSES_AFTER - now()))
     place.write_state(replace(state, asked_at=now()))
     return patience.call(exchange, at_most=token.expires_at - now())
+
+
+@contextlib.contextmanager
+def _closed_on_failure(client: BrokerClient) -> Iterator[BrokerClient]:
+    try:
+        yield client
+    except BaseException:
+        client.close()
+        raise
 
 
 def _view(client: BrokerClient, kept: KeptSession, patience: Patience) -> View | None:

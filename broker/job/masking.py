@@ -24,6 +24,7 @@ class Masker:
         self._forms: set[bytes] = set()
         self._pattern: re.Pattern[bytes] | None = None
         self._longest = 0
+        self._first: frozenset[int] = frozenset()
         self._lock = threading.Lock()
 
     def learn(self, values: Iterable[Secret]) -> None:
@@ -32,7 +33,8 @@ class Masker:
         with self._lock:
             if forms <= self._forms:
                 return
-            self._forms |= forms
+            self._forms = self._forms | forms
+            self._first = frozenset(form[0] for form in self._forms)
             # The longest first: a value that contains another is hidden whole.
             ordered = sorted(self._forms, key=len, reverse=True)
             self._longest = len(ordered[0])
@@ -45,13 +47,15 @@ class Masker:
     def split(self, data: bytes) -> tuple[bytes, bytes]:
         """What can be let go, masked, and the rest, which may be the beginning of a value."""
         with self._lock:
-            pattern, longest, forms = self._pattern, self._longest, self._forms
+            pattern, longest, forms, first = self._pattern, self._longest, self._forms, self._first
         if pattern is None:
             return data, b""
         masked, done = bytearray(), 0
         keep = len(data)
         # The first place from which the data could go on into a form that is not complete yet.
         for start in range(max(0, len(data) - longest + 1), len(data)):
+            if data[start] not in first:
+                continue
             tail = data[start:]
             if any(len(form) > len(tail) and form.startswith(tail) for form in forms):
                 keep = start

@@ -69,6 +69,7 @@ def run(order: ExecOrder, told: Callable[[str], None]) -> int:
             # 4. Give back what was opened, and say so.
             signals.hold()
             left = leave(joined, Patience(wait=min(_REVOKE_WAIT, order.wait), told=told))
+            joined.client.close()
             told(_report(joined, left, list(read.values())))
 
 
@@ -78,7 +79,7 @@ def _read(order: ExecOrder, joined: Joined, patience: Patience) -> dict[Wanted, 
     named |= {Wanted(grant=order.aws)} if order.aws is not None else set()
     read = {wanted: _credential(joined, wanted, patience) for wanted in sorted(named)}
     if not order.grants and order.aws is None:
-        for wanted in sorted({Wanted(grant=name) for name in joined.view.grants} - named):
+        for wanted in sorted({Wanted(grant=name) for name in joined.grants} - named):
             with suppress(_NeedsSubpathError):
                 read[wanted] = _credential(joined, wanted, patience)
     return read
