@@ -43,14 +43,10 @@ class Keys:
         self._not_before = 0.0  # monotonic; no fetch until then
         self._flight: asyncio.Task[bool] | None = None
         self.skew: timedelta | None = None  # the issuer's clock minus ours, at the last fetch; None where it did not say
-        for url in (settings.jwks_url, settings.discovery_url or settings.issuer):
-            problem = (
-                None
-                if url is None or settings.jwks_file or (settings.jwks_url not in (None, url))
-                else fetch.address_problem(url)
-            )
-            if problem:
-                raise Misconfigured(Code.CONFIG_INVALID, f"issuer {settings.name!r}: {url} {problem}")
+        address = settings.jwks_url or settings.discovery_url or settings.issuer
+        problem = None if settings.jwks_file else fetch.address_problem(address)
+        if problem:
+            raise Misconfigured(Code.CONFIG_INVALID, f"issuer {settings.name!r}: {address} {problem}")
 
     async def find(self, kid: str, now: Moment) -> VerificationKey:
         """The key of that name.

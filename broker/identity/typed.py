@@ -1,7 +1,7 @@
 """From verified JSON to typed claims, by a profile's table."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from broker.errors import Code, Refused
 from broker.identity.claims import ClaimValue
@@ -15,7 +15,7 @@ _SHOWN = {str: "a text", bool: "a JSON boolean", int: "a number", list: "a list"
 _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-def typed_claims(table: Mapping[str, Claim], verified: VerifiedClaims) -> dict[str, ClaimValue]:
+def typed_claims(table: Mapping[str, Claim], required: Sequence[str], verified: VerifiedClaims) -> dict[str, ClaimValue]:
     """The claims of the table that the token carries, each of exactly its type. Null is absent (gitlab-tokens.md 1.2).
 
     Raises Refused(token_claims) for one of another type, one with characters that a log line or terminal would obey, and a
@@ -31,9 +31,9 @@ def typed_claims(table: Mapping[str, Claim], verified: VerifiedClaims) -> dict[s
             typed[name] = value
         else:
             typed[name] = _typed(name, claim.kind, value)
-    for name, claim in table.items():
-        if claim.required and typed.get(name, "") == "":
-            raise Refused(Code.TOKEN_CLAIMS, _missing(name, claim))
+    for name in required:
+        if typed.get(name, "") == "":
+            raise Refused(Code.TOKEN_CLAIMS, _missing(name, table[name]))
     return typed
 
 

@@ -96,12 +96,12 @@ class TokenVerifier:
 
     def _count_unknown(self, issuer_name: str, verified: VerifiedClaims) -> None:
         self._unknown[issuer_name] += 1
-        new = [name for name in verified.unknown if name not in self._unknown_names]
+        new = [name for name in verified.unknown if name not in self._unknown_names][:_NAMES_KEPT]
         if new and len(self._unknown_names) < _NAMES_KEPT:
             self._unknown_names.update(new)
             _log.info(
                 "identity.unknown_claims",
-                extra={"issuer": issuer_name, "names": [ascii(name[:80]) for name in new[:_NAMES_KEPT]]},
+                extra={"issuer": issuer_name, "names": [ascii(name[:80]) for name in new]},
             )
 
 

@@ -56,6 +56,7 @@ _CLAIMS = {
     "ci_config_ref_uri": Claim(kind=_TEXT, assurance=_NAME, path_like=True, sent_by="GitLab 16.2 or newer"),
     "ci_config_sha": Claim(kind=_TEXT, assurance=_ID, sent_by="GitLab 16.2 or newer"),
 }
+_REQUIRED = tuple(name for name, claim in _CLAIMS.items() if claim.required)
 
 # `source_*` is in no release that is confirmed (merge request 258245); it is typed as soon as one is.
 _UNTYPED = frozenset(
@@ -89,7 +90,7 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
         raise Refused(Code.TOKEN_CLAIMS, "jti is missing; GitLab gives every job token one, and without it no replay can be seen")
     if type(verified.members.get("sub")) is not str:
         raise Refused(Code.TOKEN_CLAIMS, "sub is missing, or is not a text")
-    claims = typed_claims(_CLAIMS, verified)
+    claims = typed_claims(_CLAIMS, _REQUIRED, verified)
     for name in _DECIMAL_IDS:
         value = claims.get(name)
         if value is not None and not _is_id(value) and not (name == "user_id" and value == ""):
