@@ -16,7 +16,7 @@ Example:
 """
 
 
-@click.command("exec", epilog=_EXAMPLE, context_settings={"ignore_unknown_options": False})
+@click.command("exec", epilog=_EXAMPLE, context_settings={"allow_interspersed_args": False})
 @click.option(
     "--grant",
     "grants",

@@ -94,6 +94,7 @@ def join_or_open(
             client.close()
 
         # 3. Open one. The resume key is on disk before the exchange is sent: whoever comes after a kill can repeat it.
+        place.sweep(now())
         url = settings.url or (kept.url if kept is not None else None)
         if url is None:
             raise Misconfigured(

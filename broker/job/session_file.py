@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -29,6 +30,7 @@ _MAX_BYTES = 64 * 1024
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CANDIDATES = (Path("/dev/shm"), Path("/tmp"))  # noqa: S108 - a folder of our own is made there, and checked
 _LOCK_PAUSE = 0.05
+_WEEK = 7 * 86400.0  # no job token lives so long
 
 Opener = Literal["exec", "get"]
 
@@ -154,6 +156,22 @@ class SessionPlace:
     def write_state(self, state: State) -> None:
         """Durable in the kernel when this returns: a kill of this process cannot lose it."""
         self._write(self._beside("state"), asdict(state))
+
+    def sweep(self, now: float) -> None:
+        """Removes what jobs of more than a week ago left: on a shell runner the folder outlives them, and is memory.
+
+        Only in a folder that is named as ours; never fails.
+        """
+        if self.folder.name != f"credbroker-{os.geteuid()}":
+            return
+        for entry in os.scandir(self.folder):
+            with contextlib.suppress(OSError):
+                if now - entry.stat(follow_symlinks=False).st_mtime < _WEEK:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink()
 
     def join_users(self) -> "UserLock":
         """Counts this process among the users, until it dies or leaves. Call under `locked`."""

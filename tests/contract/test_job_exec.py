@@ -569,6 +569,23 @@ def test_get_prints_what_each_format_promises(job: Job) -> None:
     assert job.run("get", "odd", "--min-ttl", "soon").returncode == 64
 
 
+def test_get_names_the_fields_that_there_are(job: Job) -> None:
+    result = job.run("get", "warehouse", "--field", "passwort")
+    assert (result.returncode, result.stdout) == (78, "")
+    assert "has no field 'passwort'; it has: password, username [config_invalid]" in result.stderr
+
+
+def test_get_exports_aws_keys_under_the_names_that_sdks_read(job: Job) -> None:
+    names = re.findall(r"^export (\w+)=", job.run("get", "lake", "--format", "env").stdout, re.MULTILINE)
+    assert names == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"]
+
+
+def test_options_after_the_command_are_the_commands_own(job: Job) -> None:
+    """Also without the two dashes."""
+    result = job.run("exec", "--grant", "warehouse", sys.executable, "-c", "import sys; print(sys.argv[1:])", "--grant", "-x")
+    assert result.stdout == "['--grant', '-x']\n"
+
+
 def test_get_asks_for_a_credential_that_lasts_long_enough(job: Job) -> None:
     assert job.run("get", "warehouse", "--min-ttl", "30m", "--field", "username").returncode == 0
     refused = job.run("get", "warehouse", "--min-ttl", "3h", "--field", "username")

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,22 @@ def test_only_one_holds_the_lock_and_the_other_gives_up_in_time(place: SessionPl
         hold_twice()
     with place.locked(patience()):
         pass
+
+
+def test_what_jobs_of_long_ago_left_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    """A shell runner's folder is memory that nobody else frees."""
+    ours, named = tmp_path / f"credbroker-{os.geteuid()}", tmp_path / "named"
+    for folder in (ours, named):
+        (folder / "exec-old").mkdir(parents=True)
+        (folder / "exec-old" / "aws-token").touch()
+        (folder / "old.json.state").touch()
+        (folder / "new.json.state").touch()
+        folder.chmod(0o700)
+        for old in (folder / "exec-old", folder / "old.json.state"):
+            os.utime(old, (1000, 1000))
+        SessionPlace(folder / "7.json").sweep(time.time())
+    assert [path.name for path in ours.iterdir()] == ["new.json.state"]
+    assert len(list(named.iterdir())) == 3
 
 
 def test_the_last_user_is_known(place: SessionPlace) -> None:
