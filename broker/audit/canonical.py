@@ -35,7 +35,8 @@ def _ordered(value: Json) -> Json:
             if not all(isinstance(key, str) for key in value):
                 raise TypeError("a key of a JSON object is text")
             # RFC 8785 section 3.2.3 sorts by UTF-16 code units, which differs from code points above U+FFFF.
-            return {key: _ordered(value[key]) for key in sorted(value, key=_utf16)}
+            keys = sorted(value) if all(map(str.isascii, value)) else sorted(value, key=_utf16)
+            return {key: _ordered(value[key]) for key in keys}
         case bytes() | bytearray() | memoryview():
             raise TypeError("bytes are not a JSON value")
         case Sequence():
