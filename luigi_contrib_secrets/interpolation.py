@@ -48,7 +48,7 @@ class SecretInterpolation(Interpolation):
     def before_get(
         self,
         parser: MutableMapping[str, Mapping[str, str]],  # noqa: ARG002  configparser's signature
-        section: str,
+        section: Any,  # a str here; since 3.13 configparser also knows files without sections, which Luigi does not read
         option: str,
         value: str,
         defaults: Mapping[str, str],  # noqa: ARG002  configparser's signature

@@ -587,7 +587,8 @@ def test_a_lock_that_is_held_at_the_fork_hangs_no_child(inside_job: LuigiJob) ->
     inside_job.wire.slow("/v1/credentials/", 3.0)
     asking = threading.Thread(target=client().read, args=(PASSWORD,))
     asking.start()
-    wait_until(client()._entry(PASSWORD).flight.locked)
+    wait_until(lambda: inside_job.wire._faults[0].times == 0)  # the slow answer is the parent's, not the child's
+    assert client()._entry(PASSWORD).flight.locked()
     began = time.monotonic()
     assert in_child(lambda: client().read(PASSWORD)) == issued(inside_job, 1)["password"]
     assert time.monotonic() - began < 2.5, "it waited for a thread that is not there"
