@@ -111,7 +111,7 @@ SCHEMAS: dict[str, Schema] = {
 
 _GRANT = Field(name="grant", schema=_NAME, words="A grant of this session.", place="path", required=True)
 _TASK = Field(
-    name="X-Luigi-Task", schema={"type": "string", "maxLength": 256}, words="The asking task; logged as claimed.", place="header"
+    name="X-Luigi-Task", schema={"type": "string", "maxLength": 512}, words="The asking task; logged as claimed.", place="header"
 )
 _HOLDER = (Code.HANDLE_INVALID, Code.HANDLE_PEER, Code.SESSION_EXPIRED, Code.SESSION_REVOKED, Code.SESSION_IDLE)
 _STORE = (Code.STORE_UNAVAILABLE, Code.LOG_UNAVAILABLE, Code.CLOCK_UNSAFE)

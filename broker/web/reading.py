@@ -25,7 +25,7 @@ EXCHANGE_FIELDS = frozenset(
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _WORD = re.compile(r"[A-Za-z_]{1,40}")
 _RESUME_KEY = re.compile(r"[A-Za-z0-9_-]{43}")
-_TASK = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+_TASK = re.compile(r"[!-~](?:[ -~]{0,510}[!-~])?")
 _SECONDS = re.compile(r"[0-9]{1,7}")
 _AMBIGUOUS = re.compile(r"[/\\%?#]")
 _PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -74,7 +74,7 @@ def luigi_task(headers: Headers) -> str | None:
         return None
     text = value.decode("latin-1")
     if not _TASK.fullmatch(text):
-        raise Refused(Code.REQUEST_INVALID, "X-Luigi-Task is not a Luigi task id (letters, digits, '_', '.', '-'; at most 256)")
+        raise Refused(Code.REQUEST_INVALID, "X-Luigi-Task is not a task id: printable ASCII, at most 512 characters")
     return text
 
 

@@ -339,12 +339,12 @@ def test_exactly_one_authorization_header(wire: Wire) -> None:
     body_of(wire.request("GET", "/v1/credentials/lake", [bearer]), "Credential")
 
 
-@pytest.mark.parametrize("task", ["x" * 257, "a b", "a/b", "ä", ""])
+@pytest.mark.parametrize("task", ["x" * 513, "a\tb", "ä", ""])
 def test_a_task_is_a_luigi_task_id(wire: Wire, task: str) -> None:
     """It is written in the log, as the caller's word, so its shape is bounded."""
     bearer = opened(wire)
     refused(wire.request("GET", "/v1/credentials/lake", [bearer, f"X-Luigi-Task: {task}"]), Code.REQUEST_INVALID, "X-Luigi-Task")
-    body_of(wire.request("GET", "/v1/credentials/lake", [bearer, f"X-Luigi-Task: ns.{'x' * 250}"]), "Credential")
+    body_of(wire.request("GET", "/v1/credentials/lake", [bearer, f"X-Luigi-Task: ns.{'x' * 500} (1)"]), "Credential")
 
 
 @pytest.mark.parametrize(
