@@ -116,6 +116,19 @@ class VaultUpstream:
             return await self._pool.run(self._renew_cold, asking, held.ids, deadline=self._patience.renew)
         return await self._pool.run(self._renew, asking, held.ids.lease_id, held.token, deadline=self._patience.renew)
 
+    async def take_back(self, order: Order, minted: Minted) -> None:
+        """What was minted for this order and may not be handed out is gone; an earlier login that it was read with lives on,
+        since leases that are in use were made with it. A login of its own is ended with it. Raises like `revoke`.
+        """
+        held = minted.held
+        shared = order.login is not None and order.login.ids.accessor == held.ids.accessor
+        if not shared:
+            await self.revoke([held])
+        elif held.ids.lease_id:
+            asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
+            ending = Ending(asking=asking, maintain=self._maintain(asking))
+            await self._pool.run(ending.end_lease, held, deadline=self._patience.revoke)
+
     async def revoke(self, helds: Sequence[Held]) -> None:
         """Every lease with `sync`, then its login, verified. Logins are ended one by one; the first failure is raised last."""
         logins: dict[str, list[Held]] = {}

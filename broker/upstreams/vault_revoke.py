@@ -54,6 +54,16 @@ class Ending:
             self._as_maintenance(lease_ids, "")
         self._token(token)
 
+    def end_lease(self, held: Held) -> None:
+        """One lease is gone; its login, which made others too, goes on. A dead login has ended it already."""
+        assert held.token is not None
+        try:
+            self._lease(held.token, held.ids.lease_id)
+        except DeadToken:
+            return
+        except Refused:
+            self._as_maintenance([held.ids.lease_id], "")
+
     def _leases(self, token: Secret, lease_ids: Sequence[str]) -> None:
         """Each is tried even when one fails; the first failure is raised."""
         failures = [self._lease_ended(token, lease_id) for lease_id in lease_ids]

@@ -394,6 +394,37 @@ async def test_every_lease_of_a_login_is_gone_after_revoke(site: Site, door: Doo
 
 
 @needs_database
+@pytest.mark.parametrize("role", ["etl", "etl-norevoke"])
+async def test_what_may_not_be_handed_out_is_taken_back_alone(site: Site, door: Door, role: str) -> None:
+    """A second lease on a login whose first is in use: the second goes, the first and the login stay."""
+    one = await door.issue(database(role=role))
+    asked = database(role=role, login=one.held)
+    two = await door.issue(asked)
+    await door.upstream.take_back(asked, two)
+    assert not site.server.knows_lease(two.held.ids.lease_id)
+    assert site.server.knows_lease(one.held.ids.lease_id)
+    assert site.server.knows_accessor(one.held.ids.accessor)
+
+
+@needs_database
+async def test_what_was_minted_with_its_own_login_goes_with_it(site: Site, door: Door) -> None:
+    """A first lease that may not be handed out leaves no login behind; a dead login has taken its leases along."""
+    minted = await door.issue(database())
+    await door.upstream.take_back(database(), minted)
+    assert not site.server.knows_lease(minted.held.ids.lease_id)
+    assert not site.server.knows_accessor(minted.held.ids.accessor)
+    await door.upstream.take_back(database(login=minted.held), minted)
+
+
+async def test_a_value_that_cannot_be_taken_back_leaves_its_shared_login_alone(site: Site, door: Door) -> None:
+    """A KV value has no lease; the login goes on serving the session."""
+    one = await door.issue(order("kv/etl/warehouse"))
+    asked = order("kv/etl/warehouse", login=one.held)
+    await door.upstream.take_back(asked, await door.issue(asked))
+    assert site.server.knows_accessor(one.held.ids.accessor)
+
+
+@needs_database
 async def test_cold_leases_are_renewed_and_revoked_by_id(site: Site, door: Door) -> None:
     """After a restart the broker has ids and no token; its maintenance login renews and revokes by them."""
     minted = await door.issue(database())

@@ -96,7 +96,6 @@ class Tokens:
             del self.queued[lease.id]
 
     def known(self, request: Request) -> Token:
-        """The token of a request, one use of it spent."""
         token = self.tokens.get(request.token)
         if token is None:
             raise RefusedError(403, PERMISSION_DENIED)
@@ -193,8 +192,6 @@ class Tokens:
             "num_uses": token.uses_left,
         }
 
-    # auth/token/…
-
     def lookup(self, token: Token, *, with_id: bool) -> Response:
         now = self.clock.now()
         left = 0 if token.expires is None else int(token.expires - now)
@@ -241,8 +238,6 @@ class Tokens:
 
     def by_accessor(self, accessor: str) -> Token | None:
         return next((t for t in self.tokens.values() if accessor and t.accessor == accessor), None)
-
-    # sys/leases/…
 
     def leased(self, lease: Lease) -> None:
         self.leases[lease.id] = lease
