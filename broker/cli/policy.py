@@ -4,18 +4,16 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from broker.errors import BrokerError, Code, Misconfigured, Refused
-from broker.identity.gate import parse as parse_token
-from broker.identity.strict_json import NotStrict, strict_object
-from broker.policy.check import warnings
-from broker.policy.explain import Explanation, Trail, explain, issuers_of
-from broker.policy.language import load
-from broker.policy.model import Allow, Policy, Step
-from broker.toml_source import Problem, SourceInvalid
+
+if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
+    from broker.policy.explain import Explanation, Trail
+    from broker.policy.model import Policy, Step
+    from broker.toml_source import Problem
 
 T = TypeVar("T")
 
@@ -35,6 +33,10 @@ def check(file: str, as_json: bool) -> None:
 
     Exit code 78 when anything is wrong. Warnings do not change it.
     """
+    from broker.policy.check import warnings
+    from broker.policy.language import load
+    from broker.toml_source import SourceInvalid
+
     name = Path(file).name
     try:
         loaded = load(file)
@@ -69,8 +71,10 @@ def explain_(source: str, policy_file: str, issuer: str | None, as_json: bool) -
     Takes a file with the job token, a JSON file with claims, or - for stdin. The token is decoded and NOT verified, and is
     never printed.
     """
+    from broker.policy.explain import explain
+    from broker.policy.language import load
 
-    def run() -> Explanation:
+    def run() -> "Explanation":
         loaded = load(policy_file)
         return explain(loaded, _issuer(loaded, issuer), _members(source))
 
@@ -84,7 +88,9 @@ def explain_(source: str, policy_file: str, issuer: str | None, as_json: bool) -
 # --- what goes in -----------------------------------------------------------------------------------------------------
 
 
-def _issuer(loaded: Policy, asked: str | None) -> str:
+def _issuer(loaded: "Policy", asked: str | None) -> str:
+    from broker.policy.explain import issuers_of
+
     names = issuers_of(loaded)
     if asked is None and len(names) > 1:
         raise Misconfigured(Code.CONFIG_INVALID, f"the policy has several issuers ({', '.join(names)}); say which with --issuer")
@@ -95,6 +101,9 @@ def _issuer(loaded: Policy, asked: str | None) -> str:
 
 def _members(source: str) -> Mapping[str, Any]:
     """The claims in a file: those of a token, or the JSON object itself. No message quotes what was read."""
+    from broker.identity.gate import parse as parse_token
+    from broker.identity.strict_json import NotStrict, strict_object
+
     try:
         if source == "-":
             text = sys.stdin.buffer.read(_MAX_CHARS + 1)
@@ -126,7 +135,9 @@ def _or_exit(run: Callable[[], T]) -> T:
 # --- what comes out ---------------------------------------------------------------------------------------------------
 
 
-def _print(explanation: Explanation) -> None:
+def _print(explanation: "Explanation") -> None:
+    from broker.policy.model import Allow
+
     decision = explanation.decision
     click.echo("The claims are not verified: this explains the policy and proves nothing about the job.", err=True)
     for remark in explanation.remarks:
@@ -151,15 +162,17 @@ def _print(explanation: Explanation) -> None:
         click.echo(f"nearest is {nearest.environment}; it wants {wanted}")
 
 
-def _mark(step: Step) -> str:
+def _mark(step: "Step") -> str:
     return click.style("yes", fg="green") if step.met else click.style("NO ", fg="red")
 
 
-def _value(step: Step) -> str:
+def _value(step: "Step") -> str:
     return "absent" if step.value is None else repr(step.value)
 
 
-def _explanation_record(explanation: Explanation) -> dict[str, Any]:
+def _explanation_record(explanation: "Explanation") -> dict[str, Any]:
+    from broker.policy.model import Allow
+
     decision = explanation.decision
     outcome: dict[str, Any]
     if isinstance(decision, Allow):
@@ -176,12 +189,12 @@ def _explanation_record(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _trail_record(trail: Trail) -> dict[str, Any]:
+def _trail_record(trail: "Trail") -> dict[str, Any]:
     steps = [{"clause": s.clause, "claim": s.claim, "value": s.value, "wanted": s.wanted, "met": s.met} for s in trail.steps]
     return {"name": trail.environment, "pinned_here": trail.pinned_here, "matches": not trail.missing, "steps": steps}
 
 
-def _record(problem: Problem) -> dict[str, Any]:
+def _record(problem: "Problem") -> dict[str, Any]:
     return {"file": problem.file, "line": problem.line, "what": problem.what, "instead": problem.instead}
 
 

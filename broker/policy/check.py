@@ -42,6 +42,9 @@ def _of_environment(policy: Policy, environment: Environment) -> Iterator[_Remar
     if environment.allow_forks:
         what = f"environment {name!r} takes merge requests of forks: whoever can fork the project runs code in it"
         yield (*here, "allow_forks"), what, "give it nothing that a stranger may not have"
+        if any(condition.clause == "pipeline-source" for condition in environment.conditions):
+            what = "allow_forks changes nothing: an environment that does not list its sources takes no merge request"
+            yield (*here, "allow_forks"), what, f"list them in when.{PROFILES[environment.profile].source}"
     yield from _guards(environment)
     for condition in environment.conditions:
         if condition.clause in ("when", "unless"):

@@ -44,6 +44,7 @@ def test_the_policy_of_the_design_has_no_warnings() -> None:
         ('"refs/heads/main"', '"refs/**"', 7, "takes tags as well as branches"),
         ('"refs/heads/main"', '"**/main"', 7, "starts with a wildcard"),
         ('"refs/heads/main"', '["refs/heads/*", "refs/heads/main"]', 7, "'refs/heads/main' is hidden: 'refs/heads/*' matches it"),
+        ("when.ref_protected = true\n", "allow_forks = true\n", 8, "allow_forks changes nothing"),
         ("when.ref_protected = true\n", 'when.user_login = "alice"\n', 8, "user_login names a person"),
         ("when.project_id", "when.namespace_id", 3, "takes every project of namespace_id 4711, later ones too"),
         ("when.ref_protected = true\n", 'when.pipeline_source = ["push", "scheduled"]\n', 8, "did you mean 'schedule'?"),
