@@ -56,9 +56,10 @@ def origin(url: str) -> tuple[str, str, int]:
 
 
 async def get(url: str, *, ca_file: Path | None, max_bytes: int) -> Fetched:
-    """The body of a 200 answer. The loop is never blocked, and a thread never outlives the time limit by more than its DNS query.
+    """The body of a 200 answer. The loop is never blocked, and the line is cut at the time limit.
 
-    Raises FetchFailed for everything else, a redirect too.
+    Not cut, and left to end by themselves in their thread: a DNS query, a TLS handshake. Raises FetchFailed for every other
+    answer, a redirect too.
     """
     problem = address_problem(url)
     if problem:
@@ -110,7 +111,9 @@ class _Call:
                 body += piece
                 if len(body) > self._max_bytes:
                     raise FetchFailed(f"{self._url} answered with more than {self._max_bytes // 1024} KiB")
-            return Fetched(bytes(body), _date(answer.headers.get("Date")))
+            # A cache repeats the Date of its origin, so an answer with an Age says nothing about the time.
+            date = None if "Age" in answer.headers else _date(answer.headers.get("Date"))
+            return Fetched(bytes(body), date)
         finally:
             connection.close()
 

@@ -349,6 +349,14 @@ async def test_a_server_that_does_not_know_the_time_is_asked_for_keys_alone(serv
         assert keys.skew is None
 
 
+async def test_a_cached_answer_tells_no_time(server: KeyServer) -> None:
+    """A CDN in front of GitLab repeats the Date of hours ago; that is no skew."""
+    server.answers["/keys"] = document(jwks(), Age="7200")
+    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+        assert await keys.load(moment())
+        assert keys.skew is None
+
+
 async def test_a_login_token_verifies_and_is_no_job(gitlab: TestIssuer) -> None:
     """The same issuer, a key of the same document, and our own audience."""
     own = settings(issuer=gitlab.url)
