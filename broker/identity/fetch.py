@@ -20,7 +20,7 @@ _TOTAL_SECONDS = 10.0
 _PIECE = 16 * 1024
 
 
-class FetchFailed(Exception):
+class FetchError(Exception):
     """Nothing usable came back. The message is for our log and the operator; it quotes nothing of the answer."""
 
 
@@ -58,20 +58,20 @@ def origin(url: str) -> tuple[str, str, int]:
 async def get(url: str, *, ca_file: Path | None, max_bytes: int) -> Fetched:
     """The body of a 200 answer. The loop is never blocked, and the line is cut at the time limit.
 
-    Not cut, and left to end by themselves in their thread: a DNS query, a TLS handshake. Raises FetchFailed for every other
+    Not cut, and left to end by themselves in their thread: a DNS query, a TLS handshake. Raises FetchError for every other
     answer, a redirect too.
     """
     problem = address_problem(url)
     if problem:
-        raise FetchFailed(f"{url} {problem}")
+        raise FetchError(f"{url} {problem}")
     call = _Call(parse_url(url), ca_file, max_bytes)
     work = asyncio.get_running_loop().run_in_executor(None, call.run)
     try:
         return await asyncio.wait_for(asyncio.shield(work), _TOTAL_SECONDS)
     except TimeoutError:
-        raise FetchFailed(f"{url} did not answer in full within {_TOTAL_SECONDS:.0f} s") from None
+        raise FetchError(f"{url} did not answer in full within {_TOTAL_SECONDS:.0f} s") from None
     except (OSError, HTTPError, ValueError) as error:
-        raise FetchFailed(f"{url} could not be fetched ({_why(error)})") from None
+        raise FetchError(f"{url} could not be fetched ({_why(error)})") from None
     finally:
         if not work.done():
             # A server that sends a byte now and then keeps every read within its own limit; only cutting the line ends it.
@@ -103,14 +103,14 @@ class _Call:
             )
             answer = connection.getresponse()
             if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST:
-                raise FetchFailed(f"{self._url} answered with a redirect, which is not followed; name the final address")
+                raise FetchError(f"{self._url} answered with a redirect, which is not followed; name the final address")
             if answer.status != HTTPStatus.OK:
-                raise FetchFailed(f"{self._url} answered {answer.status}")
+                raise FetchError(f"{self._url} answered {answer.status}")
             body = bytearray()
             while piece := answer.read1(_PIECE):
                 body += piece
                 if len(body) > self._max_bytes:
-                    raise FetchFailed(f"{self._url} answered with more than {self._max_bytes // 1024} KiB")
+                    raise FetchError(f"{self._url} answered with more than {self._max_bytes // 1024} KiB")
             # A cache repeats the Date of its origin, so an answer with an Age says nothing about the time.
             date = None if "Age" in answer.headers else _date(answer.headers.get("Date"))
             return Fetched(bytes(body), date)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, final
 
 from broker.errors import Code, Refused
 from broker.identity.keyset import VerificationKey
-from broker.identity.strict_json import NotStrict, strict_object
+from broker.identity.strict_json import NotStrictError, strict_object
 from broker.moment import rfc3339
 
 _SEGMENTS = 3
@@ -235,7 +235,7 @@ def _refuse_resembling(members: Mapping[str, Any], known: frozenset[str]) -> Non
 def _object(segment: bytes, part: str) -> dict[str, Any]:
     try:
         return strict_object(_decoded(segment, part))
-    except NotStrict as error:
+    except NotStrictError as error:
         raise _malformed(f"its {part} is refused: {error}") from None
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from broker.errors import Code, Misconfigured, Refused, Unavailable
 from broker.identity import fetch
-from broker.identity.fetch import Fetched, FetchFailed
-from broker.identity.keyset import MAX_BYTES, KeySet, KeySetInvalid, VerificationKey, parse_jwks
+from broker.identity.fetch import Fetched, FetchError
+from broker.identity.keyset import MAX_BYTES, KeySet, KeySetError, VerificationKey, parse_jwks
 from broker.identity.profiles import PROFILES
 from broker.identity.settings import IssuerSettings
-from broker.identity.strict_json import NotStrict, strict_object
+from broker.identity.strict_json import NotStrictError, strict_object
 from broker.moment import Moment
 
 MAX_AGE = timedelta(hours=1)
@@ -113,7 +113,7 @@ class Keys:
         try:
             fetched = await self._fetch()
             keys = parse_jwks(fetched.body, self._algorithms)
-        except (FetchFailed, KeySetInvalid) as error:
+        except (FetchError, KeySetError) as error:
             wait = COOL_DOWN if self.usable(now) else RETRY_AFTER_FAILURE
             self._not_before = now.mono + wait.total_seconds()
             _log.warning("identity.keys_failed", extra={"issuer": self._settings.name, "reason": str(error)})
@@ -143,16 +143,16 @@ class Keys:
         fetched = await fetch.get(url, ca_file=settings.ca_file, max_bytes=MAX_BYTES)
         try:
             document = strict_object(fetched.body)
-        except NotStrict as error:
-            raise FetchFailed(f"the discovery document at {url} cannot be read: {error}") from None
+        except NotStrictError as error:
+            raise FetchError(f"the discovery document at {url} cannot be read: {error}") from None
         if document.get("issuer") != settings.issuer:
-            raise FetchFailed(
+            raise FetchError(
                 f"the discovery document at {url} is of another issuer than {settings.issuer}; set `jwks_url` if that is right"
             )
         found = document.get("jwks_uri")
         if type(found) is not str or fetch.address_problem(found) or fetch.origin(found) != fetch.origin(url):
             # Followed to another host, a discovery document could make the broker knock anywhere.
-            raise FetchFailed(
+            raise FetchError(
                 f"the discovery document at {url} has its keys at another origin, or nowhere; set `jwks_url` if that is right"
             )
         return found
@@ -163,7 +163,7 @@ def _read(path: Path) -> Fetched:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
                 # Whoever can write the keys can make tokens.
-                raise FetchFailed(f"{path} can be written by everybody; `chmod o-w` it")
+                raise FetchError(f"{path} can be written by everybody; `chmod o-w` it")
             return Fetched(file.read(MAX_BYTES + 1), None)
     except OSError as error:
-        raise FetchFailed(f"{path} cannot be read ({os.strerror(error.errno or 0)})") from None
+        raise FetchError(f"{path} cannot be read ({os.strerror(error.errno or 0)})") from None

@@ -8,7 +8,7 @@ from jwt import PyJWK
 from jwt.algorithms import RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
-from broker.identity.strict_json import NotStrict, strict_object
+from broker.identity.strict_json import NotStrictError, strict_object
 
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 64
@@ -19,7 +19,7 @@ _KTY = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
-class KeySetInvalid(ValueError):
+class KeySetError(ValueError):
     """The document cannot be used as a whole. The message is for our log; it quotes no key."""
 
 
@@ -48,22 +48,22 @@ def parse_jwks(document: bytes, algorithms: frozenset[str]) -> KeySet:
     """The keys of a JWKS that may verify tokens of an issuer with these algorithms.
 
     Left out, with the reason: keys for encryption, of another type or algorithm, without `kid`, private or symmetric ones, and
-    RSA keys under 2048 bits. Raises KeySetInvalid for a document that is not a JWKS, is too large, names one `kid` twice (which
+    RSA keys under 2048 bits. Raises KeySetError for a document that is not a JWKS, is too large, names one `kid` twice (which
     of the two is meant cannot be known), or has no usable key at all.
     """
     if len(document) > MAX_BYTES:
-        raise KeySetInvalid(f"the key document is larger than {MAX_BYTES // 1024} KiB")
+        raise KeySetError(f"the key document is larger than {MAX_BYTES // 1024} KiB")
     try:
         jwks = strict_object(document, max_openings=1024).get("keys")
-    except NotStrict as error:
-        raise KeySetInvalid(f"the key document cannot be read: {error}") from None
+    except NotStrictError as error:
+        raise KeySetError(f"the key document cannot be read: {error}") from None
     if type(jwks) is not list:
-        raise KeySetInvalid("the key document has no list `keys`")
+        raise KeySetError("the key document has no list `keys`")
     if len(jwks) > MAX_KEYS:
-        raise KeySetInvalid(f"the key document has more than {MAX_KEYS} keys")
+        raise KeySetError(f"the key document has more than {MAX_KEYS} keys")
     kids = [jwk["kid"] for jwk in jwks if type(jwk) is dict and type(jwk.get("kid")) is str]
     if len(set(kids)) != len(kids):
-        raise KeySetInvalid("the key document has two keys with one `kid`")
+        raise KeySetError("the key document has two keys with one `kid`")
     keys: dict[str, VerificationKey] = {}
     left_out: list[str] = []
     for place, jwk in enumerate(jwks):
@@ -73,7 +73,7 @@ def parse_jwks(document: bytes, algorithms: frozenset[str]) -> KeySet:
         else:
             left_out.append(f"key {place} {key}")
     if not keys:
-        raise KeySetInvalid(f"the key document has no usable key ({'; '.join(left_out) or 'it is empty'})")
+        raise KeySetError(f"the key document has no usable key ({'; '.join(left_out) or 'it is empty'})")
     return KeySet(keys, tuple(left_out))
 
 

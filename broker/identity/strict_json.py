@@ -16,24 +16,24 @@ _DECODER = msgspec.json.Decoder()
 _ENCODER = msgspec.json.Encoder()
 
 
-class NotStrict(ValueError):
+class NotStrictError(ValueError):
     """The text is not JSON, or JSON with more than one reading. Its message names the rule and quotes nothing of the text."""
 
 
 def strict_object(text: bytes, *, max_openings: int = _MAX_OPENINGS) -> dict[str, Any]:
-    """The object in `text`. Raises NotStrict, and nothing else whatever the bytes are."""
+    """The object in `text`. Raises NotStrictError, and nothing else whatever the bytes are."""
     if text.count(b"{") + text.count(b"[") > max_openings:
-        raise NotStrict("it has too many nested values")
+        raise NotStrictError("it has too many nested values")
     try:
         value = _DECODER.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise NotStrict("it is not valid JSON in UTF-8") from None
+        raise NotStrictError("it is not valid JSON in UTF-8") from None
     # Writing the value again gives the same bytes only when nothing was lost in reading: then no member stood twice, at any
     # depth. It is three times cheaper than a hook on every object; text in another layout takes the slow way.
     if _ENCODER.encode(value) != text:
         value = _slowly(text)
     if type(value) is not dict:
-        raise NotStrict("it is not a JSON object")
+        raise NotStrictError("it is not a JSON object")
     _check(value, _MAX_DEPTH)
     if b"\\u0000" in text:  # perhaps a NUL, perhaps only its spelling; half a surrogate pair the decoder has refused already
         _check_texts(value)
@@ -43,21 +43,21 @@ def strict_object(text: bytes, *, max_openings: int = _MAX_OPENINGS) -> dict[str
 def _slowly(text: bytes) -> Any:
     try:
         return _SLOW.decode(text.decode())
-    except NotStrict:
+    except NotStrictError:
         raise
     except (ValueError, RecursionError):
-        raise NotStrict("it is not valid JSON in UTF-8") from None
+        raise NotStrictError("it is not valid JSON in UTF-8") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise NotStrict("it has a member twice")
+        raise NotStrictError("it has a member twice")
     return members
 
 
 def _not_whole(_: str) -> NoReturn:
-    raise NotStrict("it has a number that is not whole")
+    raise NotStrictError("it has a number that is not whole")
 
 
 _SLOW = json.JSONDecoder(object_pairs_hook=_once, parse_float=_not_whole, parse_constant=_not_whole)
@@ -65,7 +65,7 @@ _SLOW = json.JSONDecoder(object_pairs_hook=_once, parse_float=_not_whole, parse_
 
 def _check(value: dict[str, Any] | list[Any], depth: int) -> None:
     if depth == 0:
-        raise NotStrict("it is nested too deeply")
+        raise NotStrictError("it is nested too deeply")
     elements: Any = value.values() if type(value) is dict else value
     for element in elements:
         kind = type(element)
@@ -73,9 +73,9 @@ def _check(value: dict[str, Any] | list[Any], depth: int) -> None:
             continue
         if kind is int:
             if not -_MAX_WHOLE <= element <= _MAX_WHOLE:
-                raise NotStrict("it has a number out of range")
+                raise NotStrictError("it has a number out of range")
         elif kind is float:
-            raise NotStrict("it has a number that is not whole")
+            raise NotStrictError("it has a number that is not whole")
         else:
             _check(element, depth - 1)
 
@@ -89,4 +89,4 @@ def _check_texts(value: Any) -> None:
         for element in value:
             _check_texts(element)
     elif type(value) is str and "\x00" in value:
-        raise NotStrict("it has a NUL in a text")
+        raise NotStrictError("it has a NUL in a text")

@@ -15,7 +15,7 @@ from broker.demo.certificates import LoopbackCa
 from broker.demo.issuer import DISCOVERY_PATH, KEYS_PATH, TestIssuer
 from broker.errors import Code, Misconfigured, Refused, Unavailable
 from broker.identity import fetch
-from broker.identity.fetch import FetchFailed, address_problem
+from broker.identity.fetch import FetchError, address_problem
 from broker.identity.jwks import Keys
 from broker.identity.verify import TokenVerifier
 from broker.moment import Moment
@@ -401,7 +401,7 @@ async def test_keys_come_from_https_or_from_loopback(url: str, why: str) -> None
         with pytest.raises(Misconfigured, match=why) as caught:
             Keys(settings(**{field: url}))
         assert caught.value.code is Code.CONFIG_INVALID
-    with pytest.raises(FetchFailed, match=why):
+    with pytest.raises(FetchError, match=why):
         await fetch.get(url, ca_file=None, max_bytes=1)
 
 

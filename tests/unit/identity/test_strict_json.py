@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.identity.strict_json import NotStrict, strict_object
+from broker.identity.strict_json import NotStrictError, strict_object
 
 _values = st.recursive(
     st.none()
@@ -40,7 +40,7 @@ def test_what_has_one_reading_is_read_whatever_its_layout(value: dict[str, Any],
 @given(st.binary(max_size=60))
 def test_whatever_the_bytes_are_only_not_strict_is_raised(raw: bytes) -> None:
     """No other exception leaves, and what is accepted is an object."""
-    with contextlib.suppress(NotStrict):
+    with contextlib.suppress(NotStrictError):
         assert type(strict_object(raw)) is dict
 
 
@@ -80,14 +80,14 @@ def test_whatever_the_bytes_are_only_not_strict_is_raised(raw: bytes) -> None:
 )
 def test_two_readings_are_refused_with_the_rule(text: bytes, why: str) -> None:
     """Each is something that some parser takes, and another reads differently or not at all."""
-    with pytest.raises(NotStrict, match=why):
+    with pytest.raises(NotStrictError, match=why):
         strict_object(text)
 
 
 def test_a_message_quotes_nothing_of_the_text() -> None:
     """Before a signature holds, the text is a stranger's."""
     for text in (b'{"secret":1,"secret":2}', b'{"secret":1.5}', b'{"secret"'):
-        with pytest.raises(NotStrict) as caught:
+        with pytest.raises(NotStrictError) as caught:
             strict_object(text)
         assert "secret" not in str(caught.value)
 
