@@ -102,7 +102,7 @@ def _issuer(loaded: "Policy", asked: str | None) -> str:
 def _members(source: str) -> Mapping[str, Any]:
     """The claims in a file: those of a token, or the JSON object itself. No message quotes what was read."""
     from broker.identity.gate import parse as parse_token
-    from broker.identity.strict_json import NotStrict, strict_object
+    from broker.identity.strict_json import NotStrictError, strict_object
 
     try:
         if source == "-":
@@ -120,7 +120,7 @@ def _members(source: str) -> Mapping[str, Any]:
         return parse_token(text.decode("latin-1")).unverified_members
     try:
         return strict_object(text)
-    except NotStrict as error:
+    except NotStrictError as error:
         raise Refused(Code.REQUEST_INVALID, f"the claims in {source!r} cannot be read: {error}") from None
 
 
