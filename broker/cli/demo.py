@@ -68,7 +68,8 @@ def _keep(console: "Console", world: "World") -> None:
     program = f"{shlex.quote(sys.executable)} -m broker"
     database = shlex.quote(str(world.database))
     job = world.job_environment(world.token(), "1")
-    settings = " ".join(f"{name}={shlex.quote(job[name])}" for name in ("XDG_RUNTIME_DIR", "CREDBROKER_URL", "CREDBROKER_ID_TOKEN"))
+    names = ("XDG_RUNTIME_DIR", "CREDBROKER_URL", "CREDBROKER_ID_TOKEN")
+    settings = " ".join(f"{name}={shlex.quote(job[name])}" for name in names)
     console.print(f"\nStill running at {world.url} (files in {world.folder}). Three commands to try:\n", markup=False)
     console.print(f"  {settings} {program} get lake\n", markup=False)
     console.print(f"  {program} audit query {database}\n", markup=False)

@@ -25,15 +25,11 @@ def entries(town: Town, *filters: str) -> list[dict[str, Any]]:
     return [json.loads(line)["entry"] for line in done.stdout.splitlines()]
 
 
-def last_line(done: Any) -> str:
-    return str(done.stderr.strip().splitlines()[-1])
-
-
 def refused(done: Any, exit_code: int, code: str) -> str:
     """The one sentence, once exit code and code are right and nothing was printed."""
     assert done.returncode == exit_code, done.stderr
     assert done.stdout == ""
-    line = next(line for line in done.stderr.splitlines() if f"[{code}]" in line or f"({code})" in line)
+    line: str = next(line for line in done.stderr.splitlines() if f"[{code}]" in line or f"({code})" in line)
     assert len(line) < 400
     return line
 

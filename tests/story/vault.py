@@ -1,5 +1,7 @@
 """Vault set up as docs/quickstart.md says: it trusts the broker's published keys, one role for each environment and grant."""
 
+import json
+
 from broker.demo.world import World
 from tests.contract.vault_servers import CREATE, DROP, Server
 
@@ -23,10 +25,16 @@ def prepare(vault: Server, world: World) -> None:
     vault.api("POST", "secret/data/etl/production/mail", {"data": {"password": "s3cret-of-mail"}})
     vault.api("POST", "secret/data/etl/review/mail", {"data": {"password": "of-review"}})
 
-    vault.policy("warehouse", **{"database/creds/etl-production": ["read"], "sys/leases/revoke": ["update"]})
-    vault.policy("settings", **{"secret/data/etl/production/*": ["read"], "sys/leases/revoke": ["update"]})
+    revoking = {"sys/leases/revoke": ["update"]}
+    rules: dict[str, dict[str, list[str]]] = {
+        "warehouse": {"database/creds/etl-production": ["read"], **revoking},
+        "settings": {"secret/data/etl/production/*": ["read"], **revoking},
+    }
     maintenance = ("sys/leases/renew", "sys/leases/revoke", "auth/token/renew-accessor", "auth/token/revoke-accessor")
-    vault.policy("maintenance", **{path: ["update"] for path in (*maintenance, "auth/token/lookup-accessor")})
+    rules["maintenance"] = {path: ["update"] for path in (*maintenance, "auth/token/lookup-accessor")}
+    for policy, paths in rules.items():
+        text = json.dumps({"path": {path: {"capabilities": able} for path, able in paths.items()}})
+        vault.api("POST", f"sys/policies/acl/{policy}", {"policy": text})
     shared = {
         "role_type": "jwt",
         "user_claim": "sub",
