@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from luigi_contrib_secrets import session_file, settings, wire
-from luigi_contrib_secrets.errors import SecretError, SecretRefused, SecretUnavailable
+from luigi_contrib_secrets.errors import SecretRefused, SecretUnavailable
 from luigi_contrib_secrets.lease import ASK_AGAIN, Lease, Pin
 from luigi_contrib_secrets.reference import Reference
 from luigi_contrib_secrets.secret_str import SecretStr
@@ -122,8 +122,8 @@ class Client:
                 raise
             logger.warning("%s; version %d is served until %s", outage, usable.version, usable.expires_at)
             return usable
-        except SecretError as refusal:
-            if not (isinstance(refusal, SecretRefused) and refusal.code == "ttl_unavailable"):
+        except SecretRefused as refusal:
+            if refusal.code != "ttl_unavailable":  # which says nothing against the lease that is there
                 entry.drop()
             raise
         entry.swap(lease)

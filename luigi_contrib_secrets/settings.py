@@ -41,7 +41,8 @@ class Settings:
     environment: str = ""  # "": any
     wait: float = 120.0
     pinning: Pinning = Pinning()
-    ca_file: str = ""  # "": the system's
+    ca_file: str = ""  # instead of the system's authorities
+    ci_ca_file: str = ""  # beside them: what the runner trusts GitLab with
 
 
 def load() -> Settings:
@@ -66,7 +67,8 @@ def load() -> Settings:
         environment=text["environment"],
         wait=_seconds("wait", text["wait"], Settings.wait, _LONGEST_WAIT),
         pinning=pinning,
-        ca_file=os.environ.get("CREDBROKER_CA_FILE", "") or os.environ.get("CI_SERVER_TLS_CA_FILE", ""),
+        ca_file=os.environ.get("CREDBROKER_CA_FILE", ""),
+        ci_ca_file=os.environ.get("CI_SERVER_TLS_CA_FILE", ""),
     )
 
 

@@ -27,7 +27,7 @@ class Answer:
     retry_after: float
 
 
-def get(url: str, path: str, headers: Mapping[str, str], *, timeout: float, ca_file: str) -> Answer:
+def get(url: str, path: str, headers: Mapping[str, str], *, timeout: float, ca_file: str, ci_ca_file: str) -> Answer:
     """`GET path` within about `timeout` seconds. Follows no redirect and no proxy.
 
     A connection is opened for each request and kept for none: requests are minutes apart, and a connection that does not
@@ -35,7 +35,7 @@ def get(url: str, path: str, headers: Mapping[str, str], *, timeout: float, ca_f
     (the address is not one, or the other side is not trusted).
     """
     deadline = time.monotonic() + timeout
-    connection = _connection(url, timeout, ca_file)
+    connection = _connection(url, timeout, ca_file, ci_ca_file)
     try:
         connection.request("GET", path, headers={"Accept": "application/json", "Connection": "close", **headers})
         with connection.getresponse() as response:
@@ -48,8 +48,6 @@ def get(url: str, path: str, headers: Mapping[str, str], *, timeout: float, ca_f
     except ssl.SSLCertVerificationError as error:
         reason = f"the broker's certificate is not trusted ({error.verify_message}); CREDBROKER_CA_FILE names the CA"
         raise SecretMisconfigured(reason, code="config_invalid") from None
-    except PermissionError:
-        raise SecretMisconfigured(f"this user may not open {url}", code="config_invalid") from None
     except (OSError, http.client.HTTPException) as error:
         # The chain is cut: an HTTPException repeats what it could not read.
         reason = f"no answer from the broker at {url} ({type(error).__name__})"
@@ -84,7 +82,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._socket_path)
 
 
-def _connection(url: str, timeout: float, ca_file: str) -> http.client.HTTPConnection:
+def _connection(url: str, timeout: float, ca_file: str, ci_ca_file: str) -> http.client.HTTPConnection:
     try:
         at = urlsplit(url)
         port = at.port
@@ -97,15 +95,19 @@ def _connection(url: str, timeout: float, ca_file: str) -> http.client.HTTPConne
     if at.scheme == "http" and _is_loopback(at):
         return http.client.HTTPConnection(at.hostname, port, timeout=timeout)
     if at.scheme == "https":
-        return http.client.HTTPSConnection(at.hostname, port, timeout=timeout, context=_tls(ca_file))
+        return http.client.HTTPSConnection(at.hostname, port, timeout=timeout, context=_tls(ca_file, ci_ca_file))
     raise _not_an_address()
 
 
-def _tls(ca_file: str) -> ssl.SSLContext:
+def _tls(ca_file: str, ci_ca_file: str) -> ssl.SSLContext:
+    """CREDBROKER_CA_FILE alone when it is set; else the system's authorities and what the runner trusts GitLab with."""
     try:
-        return ssl.create_default_context(cafile=ca_file or None)
+        context = ssl.create_default_context(cafile=ca_file or None)
+        if ci_ca_file and not ca_file:
+            context.load_verify_locations(cafile=ci_ca_file)
     except OSError:
-        raise SecretMisconfigured(f"the CA file {ca_file} cannot be read", code="config_invalid") from None
+        raise SecretMisconfigured(f"the CA file {ca_file or ci_ca_file} cannot be read", code="config_invalid") from None
+    return context
 
 
 def _is_loopback(at: SplitResult) -> bool:

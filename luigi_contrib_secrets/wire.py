@@ -36,7 +36,14 @@ def fetch(
     path = f"/v1/credentials/{reference.path}" + (f"?min_ttl={int(min_ttl)}" if min_ttl else "")
     asked = clock()
     try:
-        answer = transport.get(stated.url or session.url, path, headers, timeout=timeout, ca_file=stated.ca_file)
+        answer = transport.get(
+            stated.url or session.url,
+            path,
+            headers,
+            timeout=timeout,
+            ca_file=stated.ca_file,
+            ci_ca_file=stated.ci_ca_file,
+        )
     except SecretUnavailable as error:
         raise SecretUnavailable(error.sentence, code=error.code, grant=reference.path) from None
     except SecretMisconfigured as error:

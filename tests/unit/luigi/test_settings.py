@@ -32,7 +32,7 @@ def test_everything_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CI_SERVER_TLS_CA_FILE", "/ci.pem")
     text = "[secrets]\nurl = unix:///b.sock\nenvironment = production\nwait = 7\npin_idle = 0.5\npin_cap = 9\n"
     assert configured(tmp_path, text) == Settings(
-        url="unix:///b.sock", environment="production", wait=7, pinning=Pinning(idle=0.5, cap=9), ca_file="/ci.pem"
+        url="unix:///b.sock", environment="production", wait=7, pinning=Pinning(idle=0.5, cap=9), ci_ca_file="/ci.pem"
     )
 
 
@@ -41,7 +41,7 @@ def test_the_environment_says_what_luigi_cfg_does_not(tmp_path: Path, monkeypatc
     monkeypatch.setenv("CREDBROKER_CA_FILE", "/ours.pem")
     monkeypatch.setenv("CI_SERVER_TLS_CA_FILE", "/ci.pem")
     found = configured(tmp_path, "[secrets]\n")
-    assert (found.url, found.ca_file) == ("unix:///environment.sock", "/ours.pem")
+    assert (found.url, found.ca_file, found.ci_ca_file) == ("unix:///environment.sock", "/ours.pem", "/ci.pem")
 
 
 def test_a_mistyped_key_is_refused(tmp_path: Path) -> None:
