@@ -7,11 +7,9 @@ and the type of each value. Signatures are real: the recorded assertions verify 
 
 import base64
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import RSAAlgorithm
 
+from tests.fakes.jwks import JwksServer, jwks_server
 from tests.fakes.vault import FakeVault
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "openbao"
@@ -51,39 +50,6 @@ def recordings() -> list[Exchange]:
         for path in sorted(VECTORS.glob("*.json"))
         for one in json.loads(path.read_text())
     ]
-
-
-class JwksServer:
-    """The issuer's published keys; `down` answers as the recorded issuer did."""
-
-    def __init__(self) -> None:
-        self.keys: list[dict[str, Any]] = []
-        self.down = False
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = b"upstream connect error" if outer.down else json.dumps({"keys": outer.keys}).encode()
-                self.send_response(503 if outer.down else 200 if self.path == "/jwks" else 404)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_request(self, code: object = "-", size: object = "-") -> None:
-                pass
-
-            def log_error(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class Replay:
@@ -363,10 +329,9 @@ AFTER = {
 @pytest.fixture(scope="module")
 def replayed() -> dict[tuple[str, str], tuple[int, dict[str, str], str]]:
     """Every answer of the double, by file and name. The recordings depend on each other, so they are replayed once."""
-    jwks = JwksServer()
     root = next(one for one in recordings() if one.name == "jwt config: ok").request["headers"]["X-Vault-Token"]
     answers: dict[tuple[str, str], tuple[int, dict[str, str], str]] = {}
-    with FakeVault(root_token=root) as vault:
+    with FakeVault(root_token=root) as vault, jwks_server() as jwks:
         replay = Replay(vault, jwks)
         replay.at(BEGIN)
         for exchange in recordings():
@@ -380,7 +345,6 @@ def replayed() -> dict[tuple[str, str], tuple[int, dict[str, str], str]]:
             answers[exchange.file, exchange.name] = replay.run(exchange)
             if exchange.name in AFTER:
                 AFTER[exchange.name](replay, json.loads(answers[exchange.file, exchange.name][2]))
-    jwks.close()
     return answers
 
 

@@ -7,23 +7,28 @@ says which servers this run had.
 import asyncio
 import base64
 import json
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.errors import BrokerError, Code, Misconfigured, Refused
+from broker.assertions import AssertionIssuer, Keyring
+from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.lease import UpstreamIds
 from broker.policy.model import VaultTarget
 from broker.secret import Secret
+from broker.signing import FileSigner, TimedSigner
 from broker.upstream import Held, Minted, Order, Upstream
 from broker.upstreams.pool import UpstreamPool
-from broker.upstreams.vault import VaultSettings, VaultUpstream
+from broker.upstreams.vault import Assertions, VaultSettings, VaultUpstream
 from tests.contract.vault_servers import (
     AUDIENCE,
     BINARY,
+    ISSUER,
     POSTGRES,
     Server,
     SigningIssuer,
@@ -31,6 +36,7 @@ from tests.contract.vault_servers import (
     real_server,
     set_up,
 )
+from tests.fakes.jwks import jwks_server
 from tests.strategies import identity
 
 KINDS = ["double"] + (["real"] if BINARY else [])
@@ -41,7 +47,8 @@ needs_database = pytest.mark.parametrize("site", WITH_DATABASE, indirect=True, s
 @dataclass(kw_only=True)
 class Site:
     server: Server
-    issuer: SigningIssuer
+    issuer: Assertions
+    public_pem: str
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -49,8 +56,8 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """One set-up server for the whole module; every test logs in for itself."""
     with fake_server() if request.param == "double" else real_server() as server:
         issuer = SigningIssuer(server.now)
-        set_up(server, issuer)
-        yield Site(server=server, issuer=issuer)
+        set_up(server, issuer.public_pem)
+        yield Site(server=server, issuer=issuer, public_pem=issuer.public_pem)
 
 
 class Door:
@@ -226,7 +233,7 @@ async def test_settings_that_do_not_fit_the_server(
 
 async def test_a_server_that_does_not_trust_the_brokers_key(site: Site, pool: UpstreamPool) -> None:
     """A key that the auth method does not know is an operator's matter, not the job's."""
-    stranger = Site(server=site.server, issuer=SigningIssuer(site.server.now))
+    stranger = replace(site, issuer=SigningIssuer(site.server.now))
     with pytest.raises(Misconfigured) as caught:
         await Door(stranger, pool).issue(order("kv/etl/warehouse"))
     assert "must trust the broker's current issuer and keys" in caught.value.public
@@ -235,7 +242,7 @@ async def test_a_server_that_does_not_trust_the_brokers_key(site: Site, pool: Up
 async def test_a_namespace_is_spoken_to_when_it_is_set(site: Site, pool: UpstreamPool) -> None:
     """The same paths in another namespace are other secrets."""
     site.server.api("POST", "sys/namespaces/team", {})
-    set_up(site.server, site.issuer, namespace="team")
+    set_up(site.server, site.public_pem, namespace="team")
     site.server.api("POST", "kv/data/etl/warehouse", {"data": {"host": "team.internal"}}, namespace="team")
     minted = await Door(site, pool, namespace="team").issue(order("kv/etl/warehouse"))
     assert revealed(minted) == {"host": "team.internal"}
@@ -257,6 +264,48 @@ async def test_a_login_of_another_role_is_not_used_again(door: Door) -> None:
     first = await door.issue(order("kv/etl/warehouse"))
     other = await door.issue(order("kv/etl/warehouse", role="etl-norevoke", login=first.held))
     assert other.held.ids.accessor != first.held.ids.accessor
+
+
+async def test_the_brokers_own_issuer_is_trusted_by_its_jwks(site: Site, pool: UpstreamPool) -> None:
+    """The server fetches the broker's key set live and takes the assertion of `assertions.py`, maintenance included.
+
+    A JWKS that is away when an unknown key arrives is an outage (a 400 upstream), and no refusal.
+    """
+    with jwks_server() as published:
+        first = AssertionIssuer(ISSUER, a_keyring(), site.server.clock)
+        published.keys = first.jwks()["keys"]
+        mount = f"jwks-{secrets.token_hex(3)}"
+        site.server.api("POST", f"sys/auth/{mount}", {"type": "jwt"})
+        site.server.api("POST", f"auth/{mount}/config", {"jwks_url": published.url + "/jwks", "bound_issuer": ISSUER})
+        role = {
+            "role_type": "jwt",
+            "user_claim": "sub",
+            "bound_audiences": [AUDIENCE],
+            "token_policies": ["etl"],
+            "token_ttl": "9m",
+        }
+        claims = {"environment": "production", "grant": "warehouse", "ref_protected": "true", "stable_id": "4711"}
+        site.server.api("POST", f"auth/{mount}/role/etl", {**role, "bound_claims": claims})
+        upkeep = {"bound_subject": "broker:maintenance", "token_policies": ["maintenance"]}
+        site.server.api("POST", f"auth/{mount}/role/maintenance", {**role, **upkeep})
+        door = Door(replace(site, issuer=first), pool, mount=mount)
+        minted = await door.issue(order("kv1/etl/plain", "kv1"))
+        await door.upstream.revoke([Held(ids=minted.held.ids, token=None)])
+        assert not site.server.knows_accessor(minted.held.ids.accessor)
+
+        published.down = True
+        second = AssertionIssuer(ISSUER, a_keyring(), site.server.clock)
+        rotated = Door(replace(site, issuer=second), pool, mount=mount)
+        with pytest.raises(Unavailable) as caught:
+            await rotated.issue(order("kv1/etl/plain", "kv1"))
+        assert "fetching keys" in caught.value.detail
+        published.down, published.keys = False, second.jwks()["keys"]
+        assert revealed(await rotated.issue(order("kv1/etl/plain", "kv1")))["user"] == "plain"
+
+
+def a_keyring() -> Keyring:
+    """One fresh P-256 key that signs from long ago."""
+    return Keyring([TimedSigner(FileSigner(ec.generate_private_key(ec.SECP256R1())), datetime(2026, 1, 1, tzinfo=UTC))])
 
 
 # Ending

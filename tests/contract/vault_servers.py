@@ -135,14 +135,14 @@ class SigningIssuer:
         return Secret(jwt.encode(payload, self._key, algorithm="ES256", headers={"kid": "test-1"}))
 
 
-def set_up(server: Server, issuer: SigningIssuer, *, namespace: str = "") -> None:
+def set_up(server: Server, public_pem: str, *, namespace: str = "") -> None:
     """Mounts, policies, roles and secrets that the suite speaks of."""
 
     def api(method: str, path: str, body: object) -> None:
         server.api(method, path, body, namespace=namespace)
 
     api("POST", "sys/auth/jwt", {"type": "jwt"})
-    api("POST", "auth/jwt/config", {"jwt_validation_pubkeys": [issuer.public_pem], "bound_issuer": ISSUER})
+    api("POST", "auth/jwt/config", {"jwt_validation_pubkeys": [public_pem], "bound_issuer": ISSUER})
     api("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
     api("POST", "sys/mounts/kv1", {"type": "kv", "options": {"version": "1"}})
     reading: dict[str, list[str]] = {

@@ -47,7 +47,7 @@ def server(vault: FakeVault) -> Server:
 @pytest.fixture
 def issuer(server: Server) -> SigningIssuer:
     made = SigningIssuer(server.now)
-    set_up(server, made)
+    set_up(server, made.public_pem)
     assert server.fake is not None
     server.fake.seen.clear()
     return made
@@ -460,7 +460,7 @@ async def test_a_private_authority_is_trusted_when_it_is_named_and_only_then(tmp
         vault._spaces = plain._spaces
         issuer = SigningIssuer(time.time)
         seen_by = Server(url=plain.url, root_token=plain.root_token, now=time.time, pass_time=time.sleep, postgres="")
-        set_up(seen_by, issuer)
+        set_up(seen_by, issuer.public_pem)
         server = Server(url=vault.url, root_token=plain.root_token, now=time.time, pass_time=time.sleep, postgres="")
         assert (await connect(server, issuer, pool, ca_file=ca).issue(KV, nowhere)).fields
         vault.seen.clear()
