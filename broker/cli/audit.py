@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -22,6 +22,7 @@ from broker.store.reading import LogFile, open_readonly
 
 _BAD_DATA = 65  # sysexits.h EX_DATAERR
 _PROGRESS_FROM = 5_000
+_PROGRESS_EVERY = 1_000
 _DATABASE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SPAN = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -130,7 +131,7 @@ def _reading(database: Path) -> Iterator[LogFile]:
 def _progress(log: LogFile, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while a long log is read, when somebody is there to see it."""
     size = log.size()
-    if quiet or size < _PROGRESS_FROM or not sys.stderr.isatty():
+    if quiet or size < _PROGRESS_FROM or not _watched(sys.stderr):
         yield lambda _: None
         return
     from rich.console import Console
@@ -140,10 +141,14 @@ def _progress(log: LogFile, *, quiet: bool) -> Iterator[Callable[[int], None]]:
         task = bar.add_task("verifying", total=size)
 
         def told_so_far(done: int) -> None:
-            if done % 1000 == 0:
+            if done % _PROGRESS_EVERY == 0:
                 bar.update(task, completed=done)
 
         yield told_so_far
+
+
+def _watched(stream: TextIO) -> bool:
+    return stream.isatty()
 
 
 def _key(given: str) -> VerifierKey:
@@ -208,7 +213,7 @@ def _table(found: list[tuple[int, dict[str, Any]]]) -> None:
     from rich.text import Text
 
     lines = [(str(index), told(index, event)) for index, event in found]
-    if not sys.stdout.isatty():
+    if not _watched(sys.stdout):
         for index, line in lines:
             click.echo("\t".join(plain(cell) for cell in (index, line.time, line.kind, line.job, line.where, line.what)))
         return

@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -17,6 +16,7 @@ from broker.moment import Clock
 from broker.session import Session, SessionState
 from broker.store import faults
 from broker.store.appending import begin, head_of
+from broker.store.readers import Readers
 from broker.store.rows import (
     ROW_KEY_BYTES,
     SELECT_INTENT,
@@ -32,8 +32,9 @@ from broker.store.rows import (
     session_of,
     to_us,
 )
-from broker.store.schema import connect, connect_reading, create_private, prepare
-from broker.store.writer import Item, Writer
+from broker.store.schema import connect, create_private, prepare
+from broker.store.waiting import Item
+from broker.store.writer import Writer
 
 _T = TypeVar("_T")
 _READERS = 2
@@ -46,15 +47,13 @@ class SqliteLedger:
     makes `healthy()` false until the process ends.
     """
 
-    def __init__(self, path: Path, seal: RowSeal, clock: Clock, writer: Writer, noted: Faults) -> None:
-        self._path = path
+    def __init__(self, seal: RowSeal, clock: Clock, readers: Readers, writer: Writer, noted: Faults) -> None:
         self._seal = seal
         self._clock = clock
         self._writer = writer
         self._faults = noted
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader")
-        self._connections = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._readers = readers
+        self._reading = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader")
         self._closed = False
 
     @classmethod
@@ -87,7 +86,9 @@ class SqliteLedger:
             raise Misconfigured(Code.CONFIG_INVALID, f"the store {path} cannot be written: {error}; see [store] url") from None
         finally:
             db.close()
-        return cls(path, seal, clock, Writer(path, signer, seal, clock, head, noted), noted)
+        readers = Readers(path)
+        writer = Writer(path, signer, seal, clock, head, noted, after_failure=readers.reset)
+        return cls(seal, clock, readers, writer, noted)
 
     async def close(self) -> None:
         """Everything submitted is written and every connection closed. Later calls raise Unavailable(store_unavailable)."""
@@ -149,23 +150,16 @@ class SqliteLedger:
         """One query in a reader's thread. Raises Unavailable(store_unavailable), and Broken for a changed row."""
         if self._closed:
             raise faults.closed()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._queried, query)
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._queried, query)
 
     def _queried(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
-            return query(self._connection())
+            return self._readers.query(query)
         except RowChanged as changed:
             self._faults.note(changed)
             raise
         except sqlite3.Error as error:
             raise faults.not_reached(error) from None
-
-    def _connection(self) -> sqlite3.Connection:
-        db: sqlite3.Connection | None = getattr(self._connections, "db", None)
-        if db is None:
-            db = self._connections.db = connect_reading(self._path)
-            self._opened.append(db)
-        return db
 
     def _one(self, db: sqlite3.Connection, where: str, *values: Column) -> Session | None:
         row = db.execute(SELECT_SESSION + where, values).fetchone()
@@ -188,9 +182,8 @@ class SqliteLedger:
 
     def _shut(self) -> None:
         self._writer.stop()
-        self._readers.shutdown(wait=True)
-        for db in self._opened:
-            db.close()
+        self._reading.shutdown(wait=True)
+        self._readers.reset()
 
 
 def _check_rows(db: sqlite3.Connection, seal: RowSeal, noted: Faults) -> None:

@@ -3,44 +3,31 @@
 Nothing waits for company: an idle writer takes what comes at once, and what arrives while it is on the disk is the next group.
 """
 
-import asyncio
 import contextlib
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 
 from broker.audit.checkpoint import LogSigner
-from broker.audit.entry import Entry
 from broker.audit.tree import Frontier
 from broker.errors import Broken, BrokerError, Code, Unavailable
-from broker.ledger import Change
 from broker.moment import Clock
 from broker.store import faults
 from broker.store.appending import Head, append, head_of, holds, sign
 from broker.store.changes import Changing
 from broker.store.rows import Faults, RowChanged, RowSeal
 from broker.store.schema import connect
+from broker.store.waiting import Item, deliver
 
 MOST_PER_GROUP = 256
 _SEEN_DELAY = 2.0  # heartbeats are written together
 _PROBE_EVERY = 1.0  # while the log is away: whether it is back
 _TIDY_EVERY = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One commit on its way to the disk."""
-
-    changes: Sequence[Change]
-    entries: Sequence[Entry]
-    loop: asyncio.AbstractEventLoop
-    done: "asyncio.Future[None]"
 
 
 class _Signal(Enum):
@@ -51,13 +38,24 @@ class _Signal(Enum):
 class Writer:
     """Owns the writing connection and its thread. Started by its constructor, ended by `stop`."""
 
-    def __init__(self, path: Path, signer: LogSigner, seal: RowSeal, clock: Clock, head: Head, noted: Faults) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signer: LogSigner,
+        seal: RowSeal,
+        clock: Clock,
+        head: Head,
+        noted: Faults,
+        *,
+        after_failure: Callable[[], None],
+    ) -> None:
         self._path = path
         self._signer = signer
         self._seal = seal
         self._clock = clock
         self._head = head
         self._faults = noted
+        self._after_failure = after_failure
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._queue: queue.SimpleQueue[Item | _Signal] = queue.SimpleQueue()
@@ -105,7 +103,7 @@ class Writer:
             group, stopping = self._next()
             heartbeats = self._due(now=stopping or bool(group))
             if group or heartbeats or not self.writable:
-                _deliver(group, self._write(group, heartbeats))
+                deliver(group, self._write(group, heartbeats))
         if self._db is not None:
             self._db.close()
 
@@ -248,6 +246,7 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
+        self._after_failure()
         try:
             db = self._opened()
             return [None if _written(db, item) else faults.not_written(error) for item in group]
@@ -271,23 +270,3 @@ def _damaged(broken: Broken) -> BrokerError:
     return Unavailable(
         Code.LOG_UNAVAILABLE, "the issuance log is damaged and takes no entries, so nothing was done", detail=broken.detail
     )
-
-
-def _deliver(group: Sequence[Item], results: Sequence[BrokerError | None]) -> None:
-    """One wake-up per event loop, however many waited."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], BrokerError | None]]] = {}
-    for item, result in zip(group, results, strict=True):
-        loops.setdefault(item.loop, []).append((item.done, result))
-    for loop, settled in loops.items():
-        with contextlib.suppress(RuntimeError):  # the loop has ended; nobody waits any more
-            loop.call_soon_threadsafe(_settle, settled)
-
-
-def _settle(settled: Sequence[tuple["asyncio.Future[None]", BrokerError | None]]) -> None:
-    for done, refused in settled:
-        if done.done():  # its caller was cancelled; the commit stands
-            continue
-        if refused is None:
-            done.set_result(None)
-        else:
-            done.set_exception(refused)

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from broker.ledger import CloseSession, ExtendLease, NoteIds
 from broker.session import SessionState
 from broker.store import schema
 from broker.store.sqlite import SqliteLedger
-from broker.store.writer import Item
+from broker.store.waiting import Item
 from tests.contract.ledger_stores import SCRIPT, SqliteStore, a_lease, a_session, an_intent, issued, opening
 from tests.unit.audit.samples import NOON, SIGNER, an_identity
 
@@ -34,6 +35,22 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     made = SqliteStore(tmp_path / "broker.db")
     yield made
     await made.close()
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[SqliteStore]:
+    """A store in a folder of somebody to whom permissions mean something: root may write anything."""
+    # Not under pytest's own folder, which other people cannot even enter.
+    with tempfile.TemporaryDirectory(prefix="credbroker-") as folder:
+        root = os.geteuid() == 0
+        if root:
+            os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield SqliteStore(Path(folder) / "broker.db")
+        finally:
+            if root:
+                os.seteuid(0)
 
 
 async def _until_healthy(ledger: SqliteLedger) -> None:
@@ -92,18 +109,18 @@ async def test_a_database_that_somebody_else_holds_is_an_outage(store: SqliteSto
     assert store.verified().size == 2
 
 
-async def test_a_read_only_database_file_is_an_outage(store: SqliteStore) -> None:
+async def test_a_read_only_database_file_is_an_outage() -> None:
     """Nothing is half written, what is there can be read, and it works again as soon as it may be written."""
-    ledger = store.open()
-    store.path.chmod(0o400)
-    with _as_nobody(store.path.parent):
+    with _as_nobody() as store:
+        ledger = store.open()
+        store.path.chmod(0o400)
         await _refused_and_nothing_written(store, ledger)
-        for path in store.path.parent.glob("broker.db*"):
+        for path in store.path.parent.iterdir():
             path.chmod(0o600)
         await _until_healthy(ledger)
         await ledger.commit([], [SCRIPT.denied()])
         assert store.verified().size == 1
-        await ledger.close()
+        await store.close()
 
 
 async def test_a_database_that_was_moved_away_is_an_outage(store: SqliteStore) -> None:
@@ -141,32 +158,14 @@ async def test_a_commit_whose_outcome_is_unknown_is_looked_up(store: SqliteStore
 # --- at start -----------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _as_nobody(folder: Path) -> Iterator[None]:
-    """Root may write anything, so as root a test of permissions is one only as somebody else."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_uid == 0 and parent != Path("/") and not parent.stat().st_mode & 0o005:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    for path in (folder, *folder.iterdir()):
-        os.chown(path, NOBODY, -1)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-async def test_a_database_that_may_not_be_written_is_a_configuration_error(store: SqliteStore) -> None:
-    await store.open().close()
-    store.path.chmod(0o400)
-    with _as_nobody(store.path.parent), pytest.raises(Misconfigured, match=r"broker\.db cannot be opened for writing") as caught:
-        store.open()
-    assert caught.value.code is Code.CONFIG_INVALID
-    store.path.chmod(0o600)
-    with _as_nobody(store.path.parent):
+async def test_a_database_that_may_not_be_written_is_a_configuration_error() -> None:
+    with _as_nobody() as store:
+        await store.open().close()
+        store.path.chmod(0o400)
+        with pytest.raises(Misconfigured, match=r"broker\.db cannot be opened for writing") as caught:
+            store.open()
+        assert caught.value.code is Code.CONFIG_INVALID
+        store.path.chmod(0o600)
         await store.open().close()
 
 
