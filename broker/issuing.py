@@ -11,7 +11,7 @@ from hmac import compare_digest
 from typing import Literal, Protocol
 
 from broker.audit.entry import About, Entry, Journal
-from broker.errors import BrokerError, Code, Refused
+from broker.errors import BrokerError, Code, Refused, Unavailable
 from broker.identity.claims import JobIdentity
 from broker.lease import Lease, UpstreamIds
 from broker.leasing import Pace, born, extended, kept, same_values, seal_lease
@@ -37,6 +37,7 @@ from broker.upstream import Held, Order, Upstream
 
 INTENT_DEADLINE = timedelta(seconds=60)
 RESUME_WINDOW = timedelta(seconds=120)
+MOST_SKEW = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ class Issuing:
     upstream_for: Callable[[Target], Upstream]
     clock: Callable[[], Moment]
     meter: Meter
+    skew: Callable[[], timedelta | None]  # how far the issuers' clocks are from ours; None while none has told its time
     broker_id: str
     bind_uid: bool
     pace: Pace
@@ -135,6 +137,11 @@ class Issuing:
         if isinstance(decision, Deny):
             raise await self._denied(decision, about, listener, now)
 
+        ends = [identity.expires_at] + ([now.wall + decision.max_session] if decision.max_session else [])
+        if min(ends) <= now.wall:  # within the leeway of its `exp`, which is for clocks and not for sessions
+            ended = Deny(Code.TOKEN_EXPIRED, "the job token has just expired; its leeway opens no session", decision.trail)
+            raise await self._denied(ended, about, listener, now)
+
         # 3. One live session per token. The same token with the same resume key, soon after, is a client that lost the
         #    answer; anything else is a second holder of the token.
         resume = None if request.resume_key is None else resume_hash(request.resume_key)
@@ -145,7 +152,6 @@ class Issuing:
         # 4. The session and its entry, in one transaction.
         handle = new_handle()
         session_id = new_id()
-        ends = [identity.expires_at] + ([now.wall + decision.max_session] if decision.max_session else [])
         about = About(
             correlation_id=request.correlation_id,
             identity=identity,
@@ -225,6 +231,7 @@ class Issuing:
         drops what it has. Raises Refused, Unavailable or Misconfigured.
         """
         now = self.clock()
+        self._require_sane_clock()
 
         # 1. Decide again, from the stored identity: the policy may have changed since the exchange.
         policy = self.policy()
@@ -419,6 +426,17 @@ class Issuing:
             return await self._denied(Deny(Code.GRANT_DENIED, hint, ()), about, "session", self.clock())
         hint = f"there is no grant of that name; this session's grants are: {', '.join(session.grants)}"
         return await self._denied(Deny(Code.GRANT_UNKNOWN, hint, ()), about, "session", self.clock())
+
+    def _require_sane_clock(self) -> None:
+        """DESIGN 3.15: with a clock that is a minute off nothing new is issued."""
+        skew = self.skew()
+        if skew is not None and abs(skew) > MOST_SKEW:
+            raise Unavailable(
+                Code.CLOCK_UNSAFE,
+                "the broker's clock differs too much from its issuers' to issue anything; its operators have been told",
+                detail=f"skew {skew.total_seconds():.0f} s",
+                retry_after=30,
+            )
 
     # --- the pieces of it -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from broker.assertions import AssertionIssuer, Keyring
 from broker.audit.checkpoint import LogSigner
@@ -21,7 +21,7 @@ from broker.config import AwsConfig, Config, VaultConfig
 from broker.errors import Code, Misconfigured
 from broker.identity.jwks import Keys
 from broker.identity.verify import TokenVerifier
-from broker.issuing import Issuing
+from broker.issuing import MOST_SKEW, Issuing
 from broker.keyfiles import read_private, read_symmetric
 from broker.leases.desk import SessionDesk
 from broker.leases.ending import Ending
@@ -31,6 +31,7 @@ from broker.leases.table import LiveSession, Table
 from broker.leases.upkeep import Upkeep
 from broker.leasing import Pace
 from broker.moment import Moment
+from broker.policy.check import warnings as policy_warnings
 from broker.policy.language import load as load_policy
 from broker.policy.model import AwsGrant, AwsTarget, Policy, Target
 from broker.session import SessionState, new_id
@@ -46,7 +47,7 @@ from broker.web.limits import DoorLimits, GatedVerifier, ProjectGate
 from broker.web.metrics import Metrics
 from broker.web.routes import Routes
 from broker.web.server import serve, stopped_by_signals
-from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt
+from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt, tls_context
 
 log = logging.getLogger("credbroker")
 
@@ -86,7 +87,10 @@ def check(config: Config) -> list[str]:
     """
     files = read_files(config)
     _require_upstreams(config, files.policy)
-    return []
+    for listener in _listeners(config):
+        if isinstance(listener, HttpsAt):
+            tls_context(listener)
+    return [str(warning) for warning in policy_warnings(files.policy, config.policy.name)]
 
 
 def run(config: Config) -> None:
@@ -101,6 +105,12 @@ def run(config: Config) -> None:
 
 
 async def _run(config: Config) -> None:
+    stop = asyncio.Event()
+    with stopped_by_signals(stop):  # to the very end: a second SIGTERM must not cut the flush short
+        await _serve_until(stop, config)
+
+
+async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     files = read_files(config)
     _require_upstreams(config, files.policy)
     metrics = Metrics()
@@ -122,6 +132,7 @@ async def _run(config: Config) -> None:
         upstream_for=lambda target: upstreams[_upstream_name(config, target)],
         clock=system_clock,
         meter=metrics,
+        skew=lambda: verifier.skew,
         broker_id=broker_id,
         bind_uid=config.listen.unix_bind_uid,
         pace=Pace(rotate_every=config.limits.rotate_every, spread=random.random),
@@ -143,7 +154,15 @@ async def _run(config: Config) -> None:
         policy=lambda: files.policy,
         clock=system_clock,
     )
-    upkeep = Upkeep(table=table, ending=ending, ledger=ledger, journal=journal, rollup=denials, clock=system_clock)
+    upkeep = Upkeep(
+        table=table,
+        ending=ending,
+        ledger=ledger,
+        journal=journal,
+        rollup=denials,
+        rolled_up=metrics.rolled_up,
+        clock=system_clock,
+    )
 
     async def ready() -> Readiness:
         problems: list[str] = []
@@ -151,6 +170,8 @@ async def _run(config: Config) -> None:
             problems += ["the log cannot be written, or a row of the store was changed by somebody else", *ledger.faults()]
         if not await verifier.ready(system_clock()):
             problems += verifier.problems(system_clock())
+        if abs(verifier.skew or timedelta()) > MOST_SKEW:
+            problems.append(f"our clock and an issuer's differ by {verifier.skew}")
         return Readiness(tuple(problems))
 
     limits = DoorLimits(
@@ -161,6 +182,12 @@ async def _run(config: Config) -> None:
     )
     metrics.watch("live_sessions", "Sessions that are served.", lambda: float(len(table)))
     metrics.watch("oldest_lease_seconds", "Age of the oldest current lease.", lambda: _oldest(table))
+    metrics.watch("clock_skew_seconds", "An issuer's clock minus ours.", lambda: (verifier.skew or timedelta()).total_seconds())
+    metrics.watch(
+        "tokens_with_unknown_claims",
+        "Tokens with claims that no profile knows.",
+        lambda: float(sum(verifier.unknown_claims.values())),
+    )
     routes = Routes(
         desk=desk,
         publication=Publication(discovery=assertions.discovery, jwks=assertions.jwks),
@@ -176,8 +203,7 @@ async def _run(config: Config) -> None:
         await ledger.commit([], [journal.broker_started(at=now.wall, policy_hash=files.policy.hash, log_vkey=files.signer.vkey)])
         await upkeep.resume()
         await verifier.warm(now)
-        stop = asyncio.Event()
-        with stopped_by_signals(stop), _looking_after(upkeep):
+        with _looking_after(upkeep):
             await serve(door, _listeners(config), limits, stop=stop, on_ready=_announce)
     finally:
         # What was in flight is answered. Sessions live on in the store; endings under way are finished or swept later.
@@ -237,7 +263,7 @@ def _upstream_name(config: Config, target: Target) -> str:
 
 
 def _require_upstreams(config: Config, policy: Policy) -> None:
-    """Raises Misconfigured unless every grant has exactly one upstream that it can mean."""
+    """Raises Misconfigured unless every grant has exactly one upstream that it can mean, and that can do what it asks."""
     problems = []
     for grant in policy.grants:
         kind, word = (AwsConfig, "aws") if isinstance(grant.target, AwsGrant) else (VaultConfig, "vault")
@@ -248,6 +274,12 @@ def _require_upstreams(config: Config, policy: Policy) -> None:
         elif wanted is None and len(names) != 1:
             have = "none" if not names else f"{len(names)} ({', '.join(names)})"
             problems.append(f"grant {grant.name!r} needs an [[upstream]] of kind {word}; there is {have}: write `upstream = …`")
+        elif isinstance(grant.target, AwsGrant) and grant.target.external_id is not None:
+            via = next(u.via for u in config.upstreams if u.name == (wanted or names[0]))
+            if via == "issuer":
+                problems.append(
+                    f'grant {grant.name!r} has an external_id, which AWS ignores unless its upstream is via = "assume-role"'
+                )
     if problems:
         raise Misconfigured(Code.CONFIG_INVALID, "; ".join(problems))
 

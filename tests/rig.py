@@ -138,6 +138,8 @@ class Rig:
         self.build()
 
     def build(self) -> None:
+        self.skew: timedelta | None = None
+        self.rolled_up: list[tuple[str, str, int]] = []
         self.table = Table()
         self.denials = BoundedDenials()
         self.journal = Journal("broker-1", "0.1.0")
@@ -151,6 +153,7 @@ class Rig:
             upstream_for=self._upstream_for,
             clock=self.clock,
             meter=self.meter,
+            skew=lambda: self.skew,
             broker_id="broker-1",
             bind_uid=True,
             pace=Pace(rotate_every=self.rotate_every, spread=lambda: 0.0),
@@ -185,6 +188,7 @@ class Rig:
             ledger=self.ledger,
             journal=self.journal,
             rollup=self.denials,
+            rolled_up=lambda code, listener, count: self.rolled_up.append((code, listener, count)),
             clock=self.clock,
         )
 
@@ -246,6 +250,7 @@ def read_request(handle: str, grant: str = "lake", **changes: Any) -> ReadReques
     fields: dict[str, Any] = {
         "unverified_handle": handle,
         "grant": grant,
+        "kind": None,
         "subpath": "",
         "min_ttl": None,
         "luigi_task": None,

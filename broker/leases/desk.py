@@ -14,7 +14,7 @@ from broker.leases.table import LiveSession, Table, refusal_of
 from broker.leasing import open_lease
 from broker.ledger import Ledger
 from broker.moment import Moment
-from broker.policy.model import Policy
+from broker.policy.model import AwsGrant, Policy
 from broker.sealing import SealKey
 from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash
@@ -59,8 +59,12 @@ class SessionDesk:
         """The grant's current credential. Raises Refused, Unavailable or Misconfigured."""
         live = await self._enter(request.unverified_handle, request.peer)
         if request.grant not in live.session.grants:
-            known = any(grant.name == request.grant for grant in self._policy().grants)
+            known = self._policy().has_grant(request.grant)
             raise await self._issuing.refuse_grant(live.session, request.grant, known, request.correlation_id)
+        if request.kind == "aws" and not isinstance(self._policy().grant(request.grant).target, AwsGrant):
+            raise Refused(
+                Code.GRANT_UNKNOWN, f"grant {request.grant!r} is not an AWS grant; read it at /v1/credentials/{request.grant}"
+            )
         return await self._rotation.read(live, request)
 
     async def view(self, unverified_handle: str, peer: Peer) -> SessionView:

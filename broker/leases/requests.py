@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from broker.issuing import Peer
+from broker.lease import Kind
 from broker.session import Session
 
 
@@ -13,6 +14,7 @@ class ReadRequest:
 
     unverified_handle: str
     grant: str
+    kind: Kind | None  # what the door can hand out; None: any
     subpath: str  # "" for none; decoded once by the door, checked again when the path is filled
     min_ttl: timedelta | None
     luigi_task: str | None  # the caller's word

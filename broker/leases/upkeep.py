@@ -32,13 +32,16 @@ class Upkeep:
         ledger: Ledger,
         journal: Journal,
         rollup: BoundedDenials,
+        rolled_up: Callable[[str, str, int], None],
         clock: Callable[[], Moment],
     ) -> None:
+        """`rolled_up` is told what each rollup entry counts: code, listener, count."""
         self._table = table
         self._ending = ending
         self._ledger = ledger
         self._journal = journal
         self._rollup = rollup
+        self._rolled_up = rolled_up
         self._clock = clock
         self._rolled_at = clock()
 
@@ -75,6 +78,8 @@ class Upkeep:
         if counts:
             entry = self._journal.rollup(at=now.wall, since=since.wall, counts=counts)
             await self._ledger.commit([], [entry])
+            for counted in counts:
+                self._rolled_up(*counted)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -109,6 +109,7 @@ class Door:
         request = ReadRequest(
             unverified_handle=reading.handle(headers),
             grant=reading.grant_name(parts[2]),
+            kind=None,
             subpath="/".join(parts[3:]),
             min_ttl=reading.min_ttl(reading.query(scope["query_string"], ("min_ttl",))),
             luigi_task=reading.luigi_task(headers),
@@ -127,6 +128,7 @@ class Door:
         request = ReadRequest(
             unverified_handle=reading.handle(headers, bare=True),
             grant=reading.grant_name(parts[2]),
+            kind="aws",
             subpath="",
             min_ttl=None,
             luigi_task=reading.luigi_task(headers),
@@ -134,12 +136,7 @@ class Door:
             peer=visit.peer,
             correlation_id=visit.correlation_id,
         )
-        lease = await self._desk.read(request)
-        if lease.kind != "aws":
-            raise Refused(
-                Code.GRANT_UNKNOWN, f"grant {lease.grant!r} is not an AWS grant; read it at /v1/credentials/{lease.grant}"
-            )
-        return replies.container_credential(lease)
+        return replies.container_credential(await self._desk.read(request))
 
     # --- what all requests have in common ---------------------------------------------------------------------------
 

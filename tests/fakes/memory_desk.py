@@ -105,6 +105,8 @@ class MemoryDesk:
         session = self._session(request.unverified_handle, request.peer)
         if request.grant not in session.grants:
             raise Refused(Code.GRANT_UNKNOWN, f"there is no grant {request.grant!r}")
+        if request.kind == "aws" and request.grant != "lake":
+            raise Refused(Code.GRANT_UNKNOWN, f"grant {request.grant!r} is not an AWS grant")
         if request.subpath and request.grant == "lake":
             raise Refused(Code.SUBPATH_DENIED, "this grant admits no subpath")
         if request.min_ttl is not None and request.min_ttl > HOUR:

@@ -43,6 +43,9 @@ async def test_a_token_without_a_signature_is_counted_and_makes_no_entry(tmp_pat
         assert broker.entries() == []
         await broker.upkeep.write_rollup()
         assert broker.kinds() == ["rollup"]
+        assert broker.rolled_up == [("token_signature", "http", 1)]
+        await broker.upkeep.write_rollup()
+        assert broker.kinds() == ["rollup"]
 
 
 @pytest.mark.parametrize(
@@ -259,3 +262,40 @@ async def test_signed_denials_past_the_rate_are_counted(tmp_path: Path) -> None:
         assert broker.kinds() == ["denied"] * 20
         await broker.upkeep.write_rollup()
         assert broker.kinds()[-1] == "rollup"
+
+
+async def test_a_door_that_can_only_hand_out_aws_keys_mints_nothing_else(tmp_path: Path) -> None:
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        with pytest.raises(Refused, match="not an AWS grant") as caught:
+            await broker.read(handle, "warehouse", kind="aws")
+        assert caught.value.code is Code.GRANT_UNKNOWN
+        assert broker.vault.asked == 0
+        assert (await broker.read(handle, "lake", kind="aws")).version == 1
+
+
+async def test_a_token_within_its_leeway_opens_no_session(tmp_path: Path) -> None:
+    """Leeway is for clocks; a session that ends before it begins is for nobody."""
+    async with rig(tmp_path) as broker:
+        broker.tokens.known["late"] = identity(expires_at=NOON)
+        broker.tokens.known["in time"] = identity(expires_at=NOON + timedelta(seconds=1), jti="j9")
+        with pytest.raises(Refused) as caught:
+            await broker.open("late")
+        assert caught.value.code is Code.TOKEN_EXPIRED
+        assert await broker.open("in time")
+
+
+@pytest.mark.parametrize("skew", [-61, 61])
+async def test_with_a_clock_that_is_a_minute_off_nothing_new_is_issued(tmp_path: Path, skew: int) -> None:
+    """What is there already is served (DESIGN 3.15)."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        first = await broker.read(handle)
+        broker.skew = timedelta(seconds=skew)
+        assert (await broker.read(handle)).lease_id == first.lease_id
+        with pytest.raises(Unavailable) as caught:
+            await broker.read(handle, "warehouse")
+        assert caught.value.code is Code.CLOCK_UNSAFE
+        broker.skew = timedelta(seconds=59)
+        broker.clock.forward(31)
+        assert (await broker.read(handle, "warehouse")).version == 1
