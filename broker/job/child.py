@@ -3,6 +3,7 @@
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import threading
@@ -87,6 +88,9 @@ def run_command(
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchCommandError(f"there is no command {command[0]!r}", NOT_FOUND) from None
     except OSError as error:
+        # A folder in PATH that we may not look into counts as not having it, as in shells.
+        if shutil.which(command[0], os.F_OK, environment.get("PATH", os.defpath)) is None:
+            raise NoSuchCommandError(f"there is no command {command[0]!r}", NOT_FOUND) from None
         raise NoSuchCommandError(f"{command[0]!r} cannot be run: {error.strerror}", NOT_EXECUTABLE) from None
     signals.to(child)
     on_start()

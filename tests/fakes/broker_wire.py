@@ -276,7 +276,7 @@ class BrokerWire:
                 case _:
                     raise DeniedError("request_invalid", f"no such endpoint: {seen.method} {seen.path}", status=404)
 
-    def _exchange(self, seen: Seen) -> dict[str, Any]:  # noqa: PLR0912 - one line per rule of the wire
+    def _exchange(self, seen: Seen) -> dict[str, Any]:
         form = seen.form
         if form.get("grant_type") != "urn:ietf:params:oauth:grant-type:token-exchange":
             raise DeniedError("request_invalid", "grant_type must be the token exchange of RFC 8693")
@@ -551,6 +551,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault.slow:
             time.sleep(fault.slow)
         if fault.raw:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))  # unread, it would turn the answer into a reset
             self.wfile.write(fault.raw)
             self.close_connection = True
             return
