@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from broker.lease import Kind, Lease, refresh_after
 from broker.ledger import StoredLease
@@ -21,6 +21,37 @@ class Pace:
     spread: Callable[[], float]
 
 
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """From when to when. Counted from before the upstream was asked, so that a credential is never thought to live longer."""
+
+    refresh_at: datetime
+    expires_at: datetime
+    mono_refresh: float
+    mono_expires: float
+
+
+def hours(session: Session, kind: Kind, minted: Minted, ttl: timedelta, asked: Moment, pace: Pace) -> Hours:
+    """The effective end is min(upstream, session, policy) (DESIGN 3.7).
+
+    A value that is not made for us is read again after five minutes, or when it ends, where it says when.
+    """
+    ends = [session.expires_at, asked.wall + ttl] + ([minted.expires_at] if minted.expires_at else [])
+    expires_at = min(ends)
+    left = expires_at - asked.wall
+    if minted.static and minted.expires_at is not None:
+        after = left if pace.rotate_every is None else min(left, pace.rotate_every)
+    else:
+        life = None if minted.expires_at is None else left
+        after = min(left, refresh_after(kind, life, spread=pace.spread(), rotate_every=pace.rotate_every))
+    return Hours(
+        refresh_at=asked.wall + after,
+        expires_at=expires_at,
+        mono_refresh=asked.mono + after.total_seconds(),
+        mono_expires=asked.mono + left.total_seconds(),
+    )
+
+
 def born(
     session: Session,
     grant: str,
@@ -29,16 +60,11 @@ def born(
     previous: Lease | None,
     minted: Minted,
     entry_id: str,
-    ttl: timedelta,
+    life: Hours,
     asked: Moment,
     done: Moment,
-    pace: Pace,
 ) -> Lease:
-    """The lease of a fresh credential. Its life is counted from before the call, so that it is never thought longer."""
-    ends = [session.expires_at, asked.wall + ttl] + ([minted.expires_at] if minted.expires_at else [])
-    expires_at = min(ends)
-    life = None if minted.expires_at is None else expires_at - asked.wall
-    after = refresh_after(kind, life, spread=pace.spread(), rotate_every=pace.rotate_every)
+    """The lease of a fresh credential."""
     return Lease(
         lease_id=new_id(),
         session_id=session.session_id,
@@ -52,24 +78,26 @@ def born(
         revocable=minted.revocable,
         receipt=entry_id,
         issued_at=done.wall,
-        refresh_at=min(asked.wall + after, expires_at),
-        expires_at=expires_at,
+        refresh_at=life.refresh_at,
+        expires_at=life.expires_at,
         upstream_expires_at=minted.expires_at,
         renewable=minted.renewable,
         mono_issued=asked.mono,
-        mono_refresh=asked.mono + min(after, expires_at - asked.wall).total_seconds(),
-        mono_expires=asked.mono + (expires_at - asked.wall).total_seconds(),
+        mono_refresh=life.mono_refresh,
+        mono_expires=life.mono_expires,
     )
 
 
-def kept(previous: Lease, minted: Minted, now: Moment, pace: Pace) -> Lease:
-    """A value without an end, read again and unchanged: the same lease, due again later."""
-    after = refresh_after(previous.kind, None, spread=pace.spread(), rotate_every=pace.rotate_every)
+def kept(previous: Lease, minted: Minted, life: Hours) -> Lease:
+    """A static value, read again and unchanged: the same lease and version, with new hours."""
     return replace(
         previous,
         ids=minted.held.ids,
-        refresh_at=min(now.wall + after, previous.expires_at),
-        mono_refresh=now.mono + after.total_seconds(),
+        refresh_at=life.refresh_at,
+        expires_at=life.expires_at,
+        upstream_expires_at=minted.expires_at,
+        mono_refresh=life.mono_refresh,
+        mono_expires=life.mono_expires,
     )
 
 

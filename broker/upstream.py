@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from broker.errors import BrokerError
 from broker.identity.claims import JobIdentity
 from broker.lease import Kind, Revocable, UpstreamIds
 from broker.policy.model import Target
@@ -40,12 +41,21 @@ class Minted:
     expires_at: datetime | None  # the true end: min(lease, upstream token). None for a value without one
     renewable: bool
     revocable: Revocable
+    static: bool = False  # not made for us: reading it again may give the same value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed:
     expires_at: datetime
     request_id: str
+
+
+class LeftBehind(Exception):
+    """`issue` failed, and what it had made upstream could not be ended: the intent stays open, for the sweeper."""
+
+    def __init__(self, error: BrokerError) -> None:
+        super().__init__()
+        self.error = error
 
 
 Note = Callable[[UpstreamIds], Awaitable[None]]
@@ -68,10 +78,16 @@ class Upstream(Protocol):
         """
 
     async def issue(self, order: Order, note: Note) -> Minted:
-        """One credential. What a revocation would need is handed to `note`, and is durable, before any secret is read."""
+        """One credential. What a revocation would need is handed to `note`, and is durable, before any secret is read.
+
+        Raises LeftBehind too, when it failed and could not clean up after itself.
+        """
 
     async def renew(self, order: Order, held: Held) -> Renewed:
         """The same credential, for longer. Refused means that it is gone: a new one has to be issued."""
+
+    async def take_back(self, order: Order, minted: Minted) -> None:
+        """What was minted and may not be handed out is gone. A login of `order` that it was read with lives on."""
 
     async def revoke(self, helds: Sequence[Held]) -> None:
         """The credentials of one login, then the login. Returns when they are gone, verified; unknown ones are gone."""

@@ -18,7 +18,8 @@ from broker.audit.checkpoint import LogSigner
 from broker.audit.entry import Journal
 from broker.audit.rollup import BoundedDenials
 from broker.config import AwsConfig, Config, VaultConfig
-from broker.errors import Code, Misconfigured
+from broker.exchanging import Exchanging
+from broker.fitting import require_upstreams, upstream_name
 from broker.identity.jwks import Keys
 from broker.identity.verify import TokenVerifier
 from broker.issuing import MOST_SKEW, Issuing
@@ -33,7 +34,8 @@ from broker.leasing import Pace
 from broker.moment import Moment
 from broker.policy.check import warnings as policy_warnings
 from broker.policy.language import load as load_policy
-from broker.policy.model import AwsGrant, AwsTarget, Policy, Target
+from broker.policy.model import Policy
+from broker.refusing import Refusing
 from broker.session import SessionState, new_id
 from broker.store.sqlite import SqliteLedger
 from broker.upstream import Upstream
@@ -86,7 +88,7 @@ def check(config: Config) -> list[str]:
     Returns warnings. Raises Misconfigured.
     """
     files = read_files(config)
-    _require_upstreams(config, files.policy)
+    require_upstreams(config, files.policy)
     for listener in _listeners(config):
         if isinstance(listener, HttpsAt):
             tls_context(listener)
@@ -112,7 +114,7 @@ async def _run(config: Config) -> None:
 
 async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     files = read_files(config)
-    _require_upstreams(config, files.policy)
+    require_upstreams(config, files.policy)
     metrics = Metrics()
     pool = UpstreamPool()
     ledger = SqliteLedger.open(config.store, row_key=files.row_key, signer=files.signer, clock=system_clock)
@@ -123,18 +125,32 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     upstreams = _upstreams(config, assertions, pool)
     denials = BoundedDenials()
     rate = config.limits.project_rate
-    issuing = Issuing(
-        verifier=GatedVerifier(verifier=verifier, gate=ProjectGate(rate.count, rate.per, clock=time.monotonic)),
+    refusing = Refusing(
         policy=lambda: files.policy,
         ledger=ledger,
         journal=journal,
         denials=denials,
-        upstream_for=lambda target: upstreams[_upstream_name(config, target)],
-        clock=system_clock,
         meter=metrics,
+        clock=system_clock,
+    )
+    exchanging = Exchanging(
+        verifier=GatedVerifier(verifier=verifier, gate=ProjectGate(rate.count, rate.per, clock=time.monotonic)),
+        policy=lambda: files.policy,
+        ledger=ledger,
+        journal=journal,
+        refusing=refusing,
+        clock=system_clock,
+        bind_uid=config.listen.unix_bind_uid,
+    )
+    issuing = Issuing(
+        policy=lambda: files.policy,
+        ledger=ledger,
+        journal=journal,
+        refusing=refusing,
+        upstream_for=lambda target: upstreams[upstream_name(config, target)],
+        clock=system_clock,
         skew=lambda: verifier.skew,
         broker_id=broker_id,
-        bind_uid=config.listen.unix_bind_uid,
         pace=Pace(rotate_every=config.limits.rotate_every, spread=random.random),
     )
     table = Table()
@@ -146,7 +162,8 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     revocation = Revocation(ledger=ledger, journal=journal, upstreams=upstreams, clock=system_clock)
     ending = Ending(table=table, rotation=rotation, revocation=revocation, ledger=ledger, journal=journal, clock=system_clock)
     desk = SessionDesk(
-        issuing=issuing,
+        exchanging=exchanging,
+        refusing=refusing,
         ledger=ledger,
         table=table,
         rotation=rotation,
@@ -164,34 +181,17 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
         clock=system_clock,
     )
 
-    async def ready() -> Readiness:
-        problems: list[str] = []
-        if not ledger.healthy():
-            problems += ["the log cannot be written, or a row of the store was changed by somebody else", *ledger.faults()]
-        if not await verifier.ready(system_clock()):
-            problems += verifier.problems(system_clock())
-        if abs(verifier.skew or timedelta()) > MOST_SKEW:
-            problems.append(f"our clock and an issuer's differ by {verifier.skew}")
-        return Readiness(tuple(problems))
-
     limits = DoorLimits(
         body_bytes=config.limits.body_bytes,
         token_chars=config.limits.token_chars,
         request_seconds=config.limits.request_seconds,
         concurrency=config.limits.concurrency,
     )
-    metrics.watch("live_sessions", "Sessions that are served.", lambda: float(len(table)))
-    metrics.watch("oldest_lease_seconds", "Age of the oldest current lease.", lambda: _oldest(table))
-    metrics.watch("clock_skew_seconds", "An issuer's clock minus ours.", lambda: (verifier.skew or timedelta()).total_seconds())
-    metrics.watch(
-        "tokens_with_unknown_claims",
-        "Tokens with claims that no profile knows.",
-        lambda: float(sum(verifier.unknown_claims.values())),
-    )
+    _watch(metrics, table, verifier)
     routes = Routes(
         desk=desk,
         publication=Publication(discovery=assertions.discovery, jwks=assertions.jwks),
-        ready=ready,
+        ready=lambda: _readiness(ledger, verifier),
         metrics=metrics,
         limits=limits,
         public_url=config.public_url,
@@ -212,6 +212,29 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
         await verifier.close()
         pool.close()
         log.info("broker.stopped")
+
+
+async def _readiness(ledger: SqliteLedger, verifier: TokenVerifier) -> Readiness:
+    """Log writable, keys loaded, clock sane (DESIGN section 5)."""
+    problems: list[str] = []
+    if not ledger.healthy():
+        problems += ["the log cannot be written, or a row of the store was changed by somebody else", *ledger.faults()]
+    if not await verifier.ready(system_clock()):
+        problems += verifier.problems(system_clock())
+    if verifier.skew is not None and abs(verifier.skew) > MOST_SKEW:
+        problems.append(f"our clock and an issuer's differ by {verifier.skew.total_seconds():.0f} s")
+    return Readiness(tuple(problems))
+
+
+def _watch(metrics: Metrics, table: Table, verifier: TokenVerifier) -> None:
+    metrics.watch("live_sessions", "Sessions that are served.", lambda: float(len(table)))
+    metrics.watch("oldest_lease_seconds", "Age of the oldest current lease.", lambda: _oldest(table))
+    metrics.watch("clock_skew_seconds", "An issuer's clock minus ours.", lambda: _seconds(verifier.skew))
+    metrics.watch(
+        "tokens_with_unknown_claims",
+        "Tokens with claims that no profile knows.",
+        lambda: float(sum(verifier.unknown_claims.values())),
+    )
 
 
 @contextlib.contextmanager
@@ -254,36 +277,6 @@ def _upstreams(config: Config, assertions: AssertionIssuer, pool: UpstreamPool) 
     return made
 
 
-def _upstream_name(config: Config, target: Target) -> str:
-    """The upstream that a grant names, or the only one of its kind: `check` has seen to it that there is one."""
-    if target.upstream is not None:
-        return target.upstream
-    kind = AwsConfig if isinstance(target, AwsTarget) else VaultConfig
-    return next(upstream.name for upstream in config.upstreams if isinstance(upstream, kind))
-
-
-def _require_upstreams(config: Config, policy: Policy) -> None:
-    """Raises Misconfigured unless every grant has exactly one upstream that it can mean, and that can do what it asks."""
-    problems = []
-    for grant in policy.grants:
-        kind, word = (AwsConfig, "aws") if isinstance(grant.target, AwsGrant) else (VaultConfig, "vault")
-        names = [upstream.name for upstream in config.upstreams if isinstance(upstream, kind)]
-        wanted = grant.target.upstream
-        if wanted is not None and wanted not in names:
-            problems.append(f"grant {grant.name!r} names upstream {wanted!r}, which is no [[upstream]] of kind {word}")
-        elif wanted is None and len(names) != 1:
-            have = "none" if not names else f"{len(names)} ({', '.join(names)})"
-            problems.append(f"grant {grant.name!r} needs an [[upstream]] of kind {word}; there is {have}: write `upstream = …`")
-        elif isinstance(grant.target, AwsGrant) and grant.target.external_id is not None:
-            via = next(u.via for u in config.upstreams if u.name == (wanted or names[0]))
-            if via == "issuer":
-                problems.append(
-                    f'grant {grant.name!r} has an external_id, which AWS ignores unless its upstream is via = "assume-role"'
-                )
-    if problems:
-        raise Misconfigured(Code.CONFIG_INVALID, "; ".join(problems))
-
-
 def _listeners(config: Config) -> list[Listener]:
     listen = config.listen
     found: list[Listener] = []
@@ -299,6 +292,10 @@ def _listeners(config: Config) -> list[Listener]:
     if listen.admin is not None:
         found.append(AdminAt(path=listen.admin, uids=frozenset(listen.admin_uids)))
     return found
+
+
+def _seconds(length: timedelta | None) -> float:
+    return 0.0 if length is None else length.total_seconds()
 
 
 def _oldest(table: Table) -> float:

@@ -14,8 +14,9 @@ from broker.audit.checkpoint import LogSigner
 from broker.audit.entry import Journal
 from broker.audit.rollup import BoundedDenials
 from broker.errors import Code, Refused
+from broker.exchanging import ExchangeRequest, Exchanging, Peer
 from broker.identity.claims import JobIdentity
-from broker.issuing import ExchangeRequest, Issuing, Peer
+from broker.issuing import Issuing
 from broker.leases.desk import SessionDesk
 from broker.leases.ending import Ending
 from broker.leases.requests import ReadRequest
@@ -27,6 +28,7 @@ from broker.leasing import Pace
 from broker.moment import Moment
 from broker.policy.language import parse
 from broker.policy.model import AwsTarget, Policy, Target
+from broker.refusing import Refusing
 from broker.session import SessionState
 from broker.store.sqlite import SqliteLedger
 from tests.fakes.upstream import FakeUpstream
@@ -144,18 +146,32 @@ class Rig:
         self.denials = BoundedDenials()
         self.journal = Journal("broker-1", "0.1.0")
         upstreams = {"aws": self.aws, "vault": self.vault}
-        self.issuing = Issuing(
-            verifier=self.tokens,
+        refusing = Refusing(
             policy=lambda: self.policy,
             ledger=self.ledger,
             journal=self.journal,
             denials=self.denials,
+            meter=self.meter,
+            clock=self.clock,
+        )
+        exchanging = Exchanging(
+            verifier=self.tokens,
+            policy=lambda: self.policy,
+            ledger=self.ledger,
+            journal=self.journal,
+            refusing=refusing,
+            clock=self.clock,
+            bind_uid=True,
+        )
+        self.issuing = Issuing(
+            policy=lambda: self.policy,
+            ledger=self.ledger,
+            journal=self.journal,
+            refusing=refusing,
             upstream_for=self._upstream_for,
             clock=self.clock,
-            meter=self.meter,
             skew=lambda: self.skew,
             broker_id="broker-1",
-            bind_uid=True,
             pace=Pace(rotate_every=self.rotate_every, spread=lambda: 0.0),
         )
         self.rotation = Rotation(
@@ -174,7 +190,8 @@ class Rig:
             clock=self.clock,
         )
         self.desk = SessionDesk(
-            issuing=self.issuing,
+            exchanging=exchanging,
+            refusing=refusing,
             ledger=self.ledger,
             table=self.table,
             rotation=self.rotation,

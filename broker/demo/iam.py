@@ -27,7 +27,7 @@ _KEY = re.compile(
 _ROLE_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")
 
 
-class PolicyRefused(ValueError):  # noqa: N818 - named like the refusals of the product
+class PolicyRefused(ValueError):
     """A document that IAM would refuse, or that this IAM could only half obey."""
 
 

@@ -21,11 +21,11 @@ _STOP_SECONDS = 5.0
 _PORTS = 3
 
 
-class MiniStackMissing(RuntimeError):  # noqa: N818 - it is not an error of the product's tree
+class MiniStackMissing(RuntimeError):
     """MiniStack is not installed; the message says how it gets there."""
 
 
-class MiniStackUnfit(RuntimeError):  # noqa: N818 - as above
+class MiniStackUnfit(RuntimeError):
     """It runs, but does not start properly or does not enforce what the demo claims."""
 
 

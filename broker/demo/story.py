@@ -14,7 +14,7 @@ from broker.demo.world import BUCKET, PROJECT, ROTATE_EVERY, World
 Say = Callable[[str], None]
 
 
-class StoryBroken(AssertionError):  # noqa: N818 - not an error of the product's tree
+class StoryBroken(AssertionError):
     """The demo did not do what it says. The message says what was expected and what came."""
 
 

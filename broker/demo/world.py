@@ -126,7 +126,7 @@ _SESSION_POLICY = {
 }
 
 
-class WorldBroken(RuntimeError):  # noqa: N818 - not an error of the product's tree
+class WorldBroken(RuntimeError):
     """Something around the demo did not start; the message says what and shows its last words."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from broker.errors import Broken, Code, Refused
-from broker.issuing import Exchanged, ExchangeRequest, Issuing, Peer
+from broker.exchanging import Exchanged, ExchangeRequest, Exchanging, Peer
 from broker.lease import Lease
 from broker.leases.ending import Ending
 from broker.leases.requests import LeaseLine, ReadRequest, SessionView
@@ -15,6 +15,7 @@ from broker.leasing import open_lease
 from broker.ledger import Ledger
 from broker.moment import Moment
 from broker.policy.model import AwsGrant, Policy
+from broker.refusing import Refusing
 from broker.sealing import SealKey
 from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash
@@ -30,7 +31,8 @@ class SessionDesk:
     def __init__(
         self,
         *,
-        issuing: Issuing,
+        exchanging: Exchanging,
+        refusing: Refusing,
         ledger: Ledger,
         table: Table,
         rotation: Rotation,
@@ -38,7 +40,8 @@ class SessionDesk:
         policy: Callable[[], Policy],
         clock: Callable[[], Moment],
     ) -> None:
-        self._issuing = issuing
+        self._exchanging = exchanging
+        self._refusing = refusing
         self._ledger = ledger
         self._table = table
         self._rotation = rotation
@@ -47,8 +50,8 @@ class SessionDesk:
         self._clock = clock
 
     async def exchange(self, request: ExchangeRequest) -> Exchanged:
-        """`Issuing.exchange`, and the session is served from here on; what a resumed one was issued is taken back."""
-        exchanged = await self._issuing.exchange(request)
+        """`Exchanging.exchange`, and the session is served from here on; what a resumed one was issued is taken back."""
+        exchanged = await self._exchanging.exchange(request)
         session = exchanged.session
         self._table.add(session, SealKey(exchanged.handle, session.session_id), self._clock())
         if exchanged.replaced is not None:
@@ -60,7 +63,7 @@ class SessionDesk:
         live = await self._enter(request.unverified_handle, request.peer)
         if request.grant not in live.session.grants:
             known = self._policy().has_grant(request.grant)
-            raise await self._issuing.refuse_grant(live.session, request.grant, known, request.correlation_id)
+            raise await self._refusing.grant(live.session, request.grant, known, request.correlation_id)
         if request.kind == "aws" and not isinstance(self._policy().grant(request.grant).target, AwsGrant):
             raise Refused(
                 Code.GRANT_UNKNOWN, f"grant {request.grant!r} is not an AWS grant; read it at /v1/credentials/{request.grant}"

@@ -11,6 +11,7 @@ from broker.leases.rotation import Rotation
 from broker.leases.table import LiveSession, Table
 from broker.ledger import CloseSession, Ledger, SettleIntent, StoredIntent
 from broker.moment import Moment
+from broker.refusing import about_session
 from broker.session import Session, SessionState, new_id
 from broker.upstream import Held
 
@@ -141,7 +142,7 @@ class Ending:
         beyond = [one.upstream_expires_at for one in issued if one.revocable == "none" and not one.past(now)]
         entry = self._journal.session_closed(
             at=now.wall,
-            about=_about(session, correlation_id),
+            about=about_session(session, correlation_id),
             state=state.value,
             reason=reason,
             not_revocable_until=max((end for end in beyond if end is not None), default=None),
@@ -167,10 +168,19 @@ class Ending:
         if live is not None:
             self._table.remove(live)
 
+    async def _shares_login(self, session: Session, intent: StoredIntent) -> bool:
+        """Whether a live session holds leases of the login that this intent used: revoking it now would cut them off."""
+        live = self._table.by_id(session.session_id)
+        if not intent.ids.accessor or live is None or live.state is not SessionState.LIVE:
+            return False
+        return any(lease.ids.accessor == intent.ids.accessor for lease in await self._ledger.leases(session.session_id))
+
     async def _sweep_intent(self, intent: StoredIntent) -> None:
         session = await self._ledger.session(intent.session_id)
         outcome = "nothing was issued under it that could be revoked"
-        if intent.ids.accessor:
+        if session is not None and await self._shares_login(session, intent):
+            outcome = "what it may have issued was made with the session's own login, and ends with that"
+        elif intent.ids.accessor:
             try:
                 await self._revocation.upstream(intent.ids.upstream).revoke([Held(ids=intent.ids, token=None)])
             except Unavailable as error:
@@ -202,13 +212,3 @@ class Ending:
             await self._ledger.commit([SettleIntent(intent_id=intent.intent_id)], [entry])
         except Refused:
             log.info("sweep.intent_settled_meanwhile", extra={"intent_id": intent.intent_id})
-
-
-def _about(session: Session, correlation_id: str) -> About:
-    return About(
-        correlation_id=correlation_id,
-        identity=session.identity,
-        session_id=session.session_id,
-        environment=session.environment,
-        policy_hash=session.policy_hash,
-    )

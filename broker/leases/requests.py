@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from broker.issuing import Peer
+from broker.exchanging import Peer
 from broker.lease import Kind
 from broker.session import Session
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from broker.audit.entry import About, Journal
+from broker.audit.entry import Journal
 from broker.errors import BrokerError, Code, Misconfigured, Unavailable
 from broker.lease import Lease, Revocable
 from broker.ledger import Change, EndLease, Ledger, StoredLease
 from broker.moment import Moment
+from broker.refusing import about_session
 from broker.session import Session
 from broker.upstream import Held, Upstream
 
@@ -114,7 +115,7 @@ class Revocation:
             entries = [
                 self._journal.revoked(
                     at=self._clock().wall,
-                    about=_about(session, correlation_id, one),
+                    about=about_session(session, correlation_id, grant=one.grant, subpath=one.subpath),
                     upstream=upstream,
                     lease_id=one.lease_id,
                     ids=one.held.ids.named(),
@@ -127,7 +128,7 @@ class Revocation:
             entries = [
                 self._journal.revoke_failed(
                     at=self._clock().wall,
-                    about=_about(session, correlation_id, one),
+                    about=about_session(session, correlation_id, grant=one.grant, subpath=one.subpath),
                     upstream=upstream,
                     lease_id=one.lease_id,
                     ids=one.held.ids.named(),
@@ -147,15 +148,3 @@ class Revocation:
             # The sweep comes back to it: revoking twice is harmless, and then it is written.
             return error or unwritten
         return error
-
-
-def _about(session: Session, correlation_id: str, one: Issued) -> About:
-    return About(
-        correlation_id=correlation_id,
-        identity=session.identity,
-        session_id=session.session_id,
-        environment=session.environment,
-        grant=one.grant,
-        subpath=one.subpath,
-        policy_hash=session.policy_hash,
-    )

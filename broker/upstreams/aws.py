@@ -114,6 +114,9 @@ class AwsUpstream:
         """Always refuses: STS has no such call."""
         raise Refused(Code.UPSTREAM_DENIED, "an AWS session cannot be prolonged; a new one is issued in its place")
 
+    async def take_back(self, order: Order, minted: Minted) -> None:
+        """Returns at once, as `revoke` does: nobody has seen the session, and it lapses."""
+
     async def revoke(self, helds: Sequence[Held]) -> None:
         """Returns at once. STS has no call that ends a session, and `revocable` says so of each: they lapse at `expires_at`."""
 

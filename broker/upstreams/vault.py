@@ -13,7 +13,7 @@ from broker.lease import Kind, UpstreamIds
 from broker.moment import Clock
 from broker.policy.model import VaultTarget
 from broker.secret import Secret
-from broker.upstream import Held, Minted, Note, Order, Renewed
+from broker.upstream import Held, LeftBehind, Minted, Note, Order, Renewed
 from broker.upstreams.pool import UpstreamPool
 from broker.upstreams.vault_answers import Doing
 from broker.upstreams.vault_login import Asking, DeadToken, Login
@@ -95,9 +95,11 @@ class VaultUpstream:
         try:
             await note(replace(planned, accessor=login.accessor, request_id=login.request_id))
             return await self._read(order, planned, login)
-        except BaseException:
+        except BaseException as error:
             # Nobody will hold this login, so it ends here, also when the caller went away.
-            await asyncio.shield(self._discard(order, login))
+            ended = await asyncio.shield(self._discard(order, login))
+            if not ended and isinstance(error, BrokerError):
+                raise LeftBehind(error) from None
             raise
 
     async def renew(self, order: Order, held: Held) -> Renewed:
@@ -217,6 +219,7 @@ class VaultUpstream:
             expires_at=min(read.expires_at, login.expires_at) if bounded and read.expires_at else read.expires_at,
             renewable=read.renewable,
             revocable=read.revocable,
+            static=not read.lease_id,
         )
 
     async def _ended(self, ending: Ending, group: Sequence[Held]) -> BrokerError | None:
@@ -226,7 +229,7 @@ class VaultUpstream:
             return error
         return None
 
-    async def _discard(self, order: Order, login: Login) -> None:
+    async def _discard(self, order: Order, login: Login) -> bool:
         asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
         try:
             failure = await self._pool.run(asking.forget, login.token, deadline=self._patience.login)
@@ -236,6 +239,7 @@ class VaultUpstream:
             _log.warning(
                 "upstream %s: the login %s is of no use and could not be revoked: %s", self.name, login.accessor, failure.detail
             )
+        return failure is None
 
     def _renew(self, asking: Asking, lease_id: str, token: Secret) -> Renewed:
         login = asking.token_state(token)

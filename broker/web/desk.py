@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from broker.issuing import Exchanged, ExchangeRequest, Peer
+from broker.exchanging import Exchanged, ExchangeRequest, Peer
 from broker.lease import Lease
 from broker.leases.requests import ReadRequest, SessionView
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused, Unavailable
-from broker.issuing import Peer
+from broker.exchanging import Peer
 from broker.leases.requests import ReadRequest
 from broker.moment import Clock
 from broker.session import new_id

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from broker.errors import Code, Unavailable
+from broker.exchanging import Verifier
 from broker.identity.claims import JobIdentity
-from broker.issuing import Verifier
 from broker.moment import Moment
 
 _REMEMBERED_PROJECTS = 10_000

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from broker.errors import Code, Refused
-from broker.issuing import Peer
+from broker.exchanging import Peer
 from broker.session import new_id
 from broker.web.limits import DoorLimits
 from broker.web.replies import refusal
@@ -73,7 +73,7 @@ class _Corked(asyncio.Transport):
         self._behind.resume_reading()
 
 
-class _HeadTooLarge(Exception):  # noqa: N818 - crosses httptools and ends there
+class _HeadTooLarge(Exception):
     """Raised in a parser callback; uvicorn then asks for `send_400_response`."""
 
 

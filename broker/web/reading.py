@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from broker.errors import Code, Refused
-from broker.issuing import ExchangeRequest, Peer
+from broker.exchanging import ExchangeRequest, Peer
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Headers = Iterable[tuple[bytes, bytes]]

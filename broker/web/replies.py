@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from broker.errors import Broken, BrokerError, Code
-from broker.issuing import Exchanged
+from broker.exchanging import Exchanged
 from broker.lease import Lease
 from broker.leases.requests import SessionView
 from broker.moment import rfc3339

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from broker.errors import Code, Refused
-from broker.issuing import Peer
+from broker.exchanging import Peer
 from broker.web.replies import Reply
 
 PEER = "credbroker.peer"  # put into the scope by the protocol: the kernel's word, not the request's

@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from broker.errors import Code, Refused
+from broker.exchanging import Exchanged, ExchangeRequest, Peer
 from broker.identity.claims import ClaimSet, JobIdentity
-from broker.issuing import Exchanged, ExchangeRequest, Peer
 from broker.lease import Lease, UpstreamIds
 from broker.leases.requests import LeaseLine, ReadRequest, SessionView
 from broker.secret import Secret

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from broker.errors import BrokerError, Code, Refused
+from broker.errors import BrokerError, Code, Refused, Unavailable
 from broker.lease import Kind, Revocable, UpstreamIds
 from broker.moment import Moment
 from broker.secret import Secret
-from broker.upstream import Held, Minted, Note, Order, Renewed
+from broker.upstream import Held, LeftBehind, Minted, Note, Order, Renewed
 
 
 class FakeUpstream:
@@ -43,6 +43,7 @@ class FakeUpstream:
         self.tokens: set[str] = set()
         self.revoked: list[str] = []
         self.cold_revocations = 0
+        self.leaves_behind = False  # a failing issue() cannot clean up after itself
         self.maximum: timedelta | None = None  # of a renewed lease, from its issue
 
     @property
@@ -67,6 +68,9 @@ class FakeUpstream:
         ids = replace(self.plan(order), accessor=f"acc-{order.session_id[:6]}")
         token = Secret(f"token-{order.session_id}")
         await note(ids)
+        if self.leaves_behind:
+            self.live[f"lease-{number}"] = None
+            raise LeftBehind(Unavailable(Code.UPSTREAM_UNAVAILABLE, "the connection broke"))
         lease_id = f"lease-{number}"
         now = self._clock()
         end = None if self.life is None else now.wall + min(self.life, max(order.ttl, timedelta(minutes=15)))
@@ -79,6 +83,7 @@ class FakeUpstream:
             expires_at=end,
             renewable=self.renewable,
             revocable=self.revocable,
+            static=self.value is not None,
         )
 
     async def renew(self, order: Order, held: Held) -> Renewed:
@@ -95,6 +100,13 @@ class FakeUpstream:
             raise Refused(Code.UPSTREAM_DENIED, "near its maximum: issue a new one")
         self.live[held.ids.lease_id] = end
         return Renewed(expires_at=end, request_id="renewed")
+
+    async def take_back(self, order: Order, minted: Minted) -> None:
+        if order.login is None or order.login.ids.accessor != minted.held.ids.accessor:
+            await self.revoke([minted.held])
+        else:  # the login is older than this, and leases in use were made with it
+            self.live.pop(minted.held.ids.lease_id, None)
+            self.revoked.append(minted.held.ids.lease_id)
 
     async def revoke(self, helds: Sequence[Held]) -> None:
         assert helds, "nothing to revoke is not a call"

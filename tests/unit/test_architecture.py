@@ -13,7 +13,7 @@ FILES = sorted([*(ROOT / "broker").rglob("*.py"), *(ROOT / "luigi_contrib_secret
 
 # Every place that may open a Secret, and why it has to.
 OPENS_SECRETS = {
-    "broker/issuing.py": "hashes a handle it has just made",
+    "broker/exchanging.py": "hashes a handle it has just made",
     "broker/sealing.py": "derives the seal's key; seals values",
     "broker/upstreams/aws.py": "sends the broker's assertion to STS",
     "broker/upstreams/vault_login.py": "sends the broker's assertion to Vault",

@@ -230,6 +230,46 @@ async def test_an_orphaned_aws_intent_is_settled_with_the_name_of_the_session_th
         assert "lapses" in str(swept)
 
 
+async def test_what_a_failed_issuance_could_not_clean_up_is_swept_by_accessor(tmp_path: Path) -> None:
+    """The caller has its error at once; the intent stays open until the sweeper has ended the login."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        broker.vault.leaves_behind = True
+        with pytest.raises(Unavailable):
+            await broker.read(handle, "warehouse")
+        assert "intent_failed" not in broker.kinds()
+        assert broker.vault.live
+        broker.clock.forward(61)
+        await broker.ending.sweep()
+        assert broker.vault.live == {}
+        assert broker.kinds()[-1] == "intent_swept"
+
+
+async def test_an_orphan_of_a_login_that_is_in_use_does_not_cut_the_session_off(tmp_path: Path) -> None:
+    """A crash in a rotation: the intent has the accessor that the served lease was made with."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        lease = await broker.read(handle, "warehouse")
+        session = (await broker.desk.view(handle, LOOPBACK)).session
+        ids = UpstreamIds(upstream="vault", accessor=lease.ids.accessor)
+        intent = WriteIntent(
+            intent_id="orphan",
+            session_id=session.session_id,
+            grant="warehouse",
+            subpath="",
+            broker_id="broker-0",
+            deadline=broker.clock().wall + INTENT_DEADLINE,
+            ids=ids,
+        )
+        await broker.ledger.commit([intent], [])
+        broker.clock.forward(61)
+        await broker.ending.sweep()
+        assert set(broker.vault.live) == {"lease-1"}
+        assert "the session's own login" in str(broker.entries("intent_swept")[0])
+        await broker.desk.close(handle, LOOPBACK, "c")
+        assert broker.vault.tokens == set()
+
+
 async def test_an_unknown_handle_and_an_unknown_grant_each_have_their_code(tmp_path: Path) -> None:
     async with rig(tmp_path) as broker:
         handle = await broker.open(wants=("lake",))

@@ -156,6 +156,45 @@ async def test_a_static_value_is_read_again_and_its_version_grows_only_with_its_
         assert (changed.version, changed.fields["password"].reveal()) == (2, "new")
 
 
+async def test_a_static_value_with_an_end_is_read_again_at_its_end_and_not_before(tmp_path: Path) -> None:
+    """A static database role: its password is good until the server rotates it (DESIGN 3.8)."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        broker.vault.life, broker.vault.renewable, broker.vault.revocable = timedelta(minutes=20), False, "none"
+        broker.vault.value = "s3cret"
+        first = await broker.read(handle, "warehouse")
+        assert first.refresh_at == first.expires_at
+        broker.clock.forward(1199)
+        await broker.read(handle, "warehouse")
+        assert broker.vault.asked == 1
+        broker.clock.forward(1)
+        again = await broker.read(handle, "warehouse")
+        assert (again.version, broker.vault.asked) == (1, 2)
+        assert again.expires_at > first.expires_at
+        broker.vault.value = "rotated"
+        broker.clock.forward(1200)
+        assert (await broker.read(handle, "warehouse")).version == 2
+
+
+async def test_a_rotation_that_cannot_be_logged_leaves_the_lease_in_use_alone(tmp_path: Path) -> None:
+    """What was minted is taken back without its login, since the lease that is served was made with it."""
+    async with rig(tmp_path) as broker:
+        broker.vault.life, broker.vault.renewable = timedelta(minutes=15), False
+        handle = await broker.open()
+        first = await broker.read(handle, "warehouse")
+        broker.clock.forward(601)
+        broker.vault.gate = asyncio.Event()
+        assert (await broker.read(handle, "warehouse")).lease_id == first.lease_id
+        while broker.vault.asked < 2:
+            await asyncio.sleep(0.001)
+        broker.clock.forward(61)  # past the intent's deadline: the outcome cannot be written any more
+        broker.vault.gate.set()
+        await settle(broker)
+        assert set(broker.vault.live) == {"lease-1"}
+        assert broker.vault.tokens
+        assert (await broker.read(handle, "warehouse")).lease_id == first.lease_id
+
+
 @pytest.mark.parametrize("step", [-600, 600])
 async def test_a_step_of_the_wall_clock_neither_ends_nor_prolongs_a_lease(tmp_path: Path, step: int) -> None:
     async with rig(tmp_path) as broker:

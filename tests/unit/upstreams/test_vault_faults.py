@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.lease import UpstreamIds
 from broker.policy.model import VaultTarget
-from broker.upstream import Held, Order
+from broker.upstream import Held, LeftBehind, Order
 from broker.upstreams.pool import UpstreamPool
 from broker.upstreams.vault import Patience, VaultSettings, VaultUpstream
 from tests.contract.vault_servers import AUDIENCE, Server, SigningIssuer, set_up
@@ -228,16 +228,17 @@ async def test_a_caller_that_goes_away_leaves_no_login(vault: FakeVault, upstrea
 async def test_a_login_that_cannot_even_be_given_back_is_said_in_our_log(
     vault: FakeVault, upstream: VaultUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The read's own error is raised; the log names the accessor, and no token."""
+    """The intent is left to the sweeper, with the read's own error inside; the log names the accessor, and no token."""
     vault.faults += [Fault(path="database/", drop="before"), Fault(path="auth/token/revoke-self", drop="before")]
     noted: list[UpstreamIds] = []
 
     async def note(ids: UpstreamIds) -> None:
         noted.append(ids)
 
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(LeftBehind) as caught:
         await upstream.issue(order(), note)
-    assert "database/creds/etl" in caught.value.detail
+    assert isinstance(caught.value.error, Unavailable)
+    assert "database/creds/etl" in caught.value.error.detail
     assert noted[0].accessor in caplog.text
     assert "s." not in caplog.text.replace("upstreams.vault", "")
 

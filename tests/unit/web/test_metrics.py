@@ -1,6 +1,6 @@
 """What `/metrics` says."""
 
-from broker.issuing import Meter
+from broker.refusing import Meter
 from broker.web.metrics import Metrics
 
 

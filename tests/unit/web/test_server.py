@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Code, Misconfigured
-from broker.issuing import Peer
+from broker.exchanging import Peer
 from broker.moment import Moment
 from broker.web import replies, server
 from broker.web.door import Door

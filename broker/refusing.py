@@ -1,0 +1,78 @@
+"""Refusals that are facts: counted, written down as far as their rate allows, and told without the policy's side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.audit.entry import About, Journal
+from broker.errors import Code, Refused
+from broker.identity.claims import JobIdentity
+from broker.ledger import Ledger
+from broker.moment import Moment
+from broker.policy.model import Deny, Policy
+from broker.session import Session
+
+
+class Meter(Protocol):
+    """Counts, for `/metrics`. Label values come from our own closed lists, never from a request."""
+
+    def exchange(self, outcome: str) -> None: ...
+
+    def issuance(self, upstream: str, outcome: str, seconds: float) -> None: ...
+
+    def theft_suspected(self) -> None: ...
+
+
+class Denials(Protocol):
+    """Bounds what strangers and jobs can put into the log (DESIGN section 8)."""
+
+    def unsigned(self, code: Code, listener: str) -> None:
+        """A token without a valid signature: counted for the next rollup, never an entry of its own."""
+
+    def admit(self, identity: JobIdentity, code: Code, listener: str, now: Moment) -> bool:
+        """Whether this signed denial gets an entry of its own; counted for the rollup when it does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusing:
+    """Makes the exception to raise, once its entry is written or counted."""
+
+    policy: Callable[[], Policy]
+    ledger: Ledger
+    journal: Journal
+    denials: Denials
+    meter: Meter
+    clock: Callable[[], Moment]
+
+    async def denied(self, denial: Deny, about: About, listener: str, now: Moment) -> Refused:
+        """The refusal to raise, once its entry is written (or counted, past the rate). The trail stays with us."""
+        self.meter.exchange(denial.code.word)
+        identity = about.identity
+        if identity is not None and self.denials.admit(identity, denial.code, listener, now):
+            entry = self.journal.denied(at=now.wall, about=about, code=denial.code.word, trail=denial.trail, listener=listener)
+            await self.ledger.commit([], [entry])
+        return Refused(denial.code, denial.hint)
+
+    async def grant(self, session: Session, grant: str, known: bool, correlation_id: str) -> Refused:
+        """The refusal, logged, of a grant that the session was not opened for."""
+        about = about_session(session, correlation_id, grant=grant if known else "", policy_hash=self.policy().hash)
+        if known:
+            hint = f"this session was not opened for grant {grant!r}; its grants are: {', '.join(session.grants)}"
+            return await self.denied(Deny(Code.GRANT_DENIED, hint, ()), about, "session", self.clock())
+        hint = f"there is no grant of that name; this session's grants are: {', '.join(session.grants)}"
+        return await self.denied(Deny(Code.GRANT_UNKNOWN, hint, ()), about, "session", self.clock())
+
+
+def about_session(session: Session, correlation_id: str, *, grant: str = "", subpath: str = "", policy_hash: str = "") -> About:
+    """What an entry says it is about, for everything that happens in a session. The policy is the one it was opened under,
+    unless another one decided.
+    """
+    return About(
+        correlation_id=correlation_id,
+        identity=session.identity,
+        session_id=session.session_id,
+        environment=session.environment,
+        grant=grant,
+        subpath=subpath,
+        policy_hash=policy_hash or session.policy_hash,
+    )
