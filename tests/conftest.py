@@ -2,6 +2,12 @@
 
 import shutil
 
+from hypothesis import HealthCheck, settings
+
+# No timed tests: a shared or slow machine is no failure of ours, and what is fast enough is the benchmarks' business.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("untimed")
+
 
 def pytest_report_header() -> list[str]:
     """A contract runs on what there is; that it ran on less than it could is to be seen, not to be guessed from a count."""

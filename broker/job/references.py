@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.errors import Code, Misconfigured
+from broker.errors import Code, Misconfigured, Refused
 
 _GRANT = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _REFERENCE = re.compile(r"secret://([^/#]+)(?:/([^#]+))?(?:#([A-Za-z0-9_.-]+))?")
@@ -37,10 +37,10 @@ class FileReference:
 
 
 def parse_wanted(text: str) -> Wanted:
-    """`GRANT` or `GRANT/subpath`. Raises Misconfigured(config_invalid)."""
+    """`GRANT` or `GRANT/subpath`. Raises Refused(path_invalid)."""
     grant, _, subpath = text.partition("/")
     if not _GRANT.fullmatch(grant) or (subpath and not all(part not in ("", ".", "..") for part in subpath.split("/"))):
-        raise Misconfigured(Code.CONFIG_INVALID, f"{text!r} names no grant (written lake, or warehouse/a/subpath)")
+        raise Refused(Code.PATH_INVALID, f"{text!r} names no grant (written lake, or warehouse/a/subpath)")
     return Wanted(grant=grant, subpath=subpath)
 
 

@@ -69,7 +69,9 @@ class LuigiJob:
     def configure(self, text: str) -> Path:
         """Writes luigi.cfg."""
         path = self.folder / "luigi.cfg"
-        path.write_text("[core]\nautoload_range = false\n" + textwrap.dedent(text))
+        # The default folder of Luigi's locks is one for all users of a machine.
+        core = f"[core]\nautoload_range = false\nlock_pid_dir = {self.folder}/locks\n"
+        path.write_text(core + textwrap.dedent(text))
         return path
 
     def environment(self) -> dict[str, str]:

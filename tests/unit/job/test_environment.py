@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import Code, Misconfigured
+from broker.errors import Code, Misconfigured, Refused
 from broker.job.environment import SHADOWS, AwsSetup, command_environment, private_folder, write_secret_file
 from broker.job.references import Wanted, parse_env, parse_file, parse_wanted
 from broker.job.session_file import KeptSession
@@ -145,5 +145,5 @@ def test_a_name_that_is_no_variable_or_no_grant_is_refused() -> None:
     with pytest.raises(Misconfigured, match="is no name of a variable"):
         parse_env("1X=secret://g#f")
     for text in ("Lake", "", "-x", "x" * 33, "kv/../x", "kv//x", "kv/./x"):
-        with pytest.raises(Misconfigured, match="names no grant"):
+        with pytest.raises(Refused, match="names no grant"):
             parse_wanted(text)
