@@ -160,6 +160,10 @@ def filled(inputs: dict[str, Any]) -> str:
 INPUTS = {"broker_url": "https://broker.example.com", "environment": "production", "script": COMMANDS, "grants": ["lake"]}
 
 
+def test_gitlab_s_schema_takes_this_repository_s_own_pipeline() -> None:
+    assert_gitlab(ROOT / ".gitlab-ci.yml")
+
+
 def test_gitlab_s_schema_takes_the_component_with_its_inputs_filled(tmp_path: Path) -> None:
     path = tmp_path / ".gitlab-ci.yml"
     path.write_text(filled(INPUTS))
