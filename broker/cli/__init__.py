@@ -46,7 +46,9 @@ def cli() -> None:
 def main() -> None:
     """The entry point. A usage error exits with 64 (sysexits.h), where click alone would say 2."""
     try:
-        code = cli.main(standalone_mode=False)  # what `ctx.exit(code)` was called with is returned; no command returns anything
+        code = cli.main(
+            prog_name="credbroker", standalone_mode=False
+        )  # what `ctx.exit(code)` was called with is returned; no command returns anything
     except click.UsageError as error:
         error.show()
         raise SystemExit(64) from None
