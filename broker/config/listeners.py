@@ -17,7 +17,7 @@ def listeners(root: Table, warnings: list[str]) -> Listen:
         http=_loopback(table),
         https=_https(table),
         admin=admin,
-        admin_uids=table.integers("admin_uids", (os.geteuid(),)),
+        admin_uids=table.uids("admin_uids") or (os.geteuid(),),
         unix_bind_uid=table.flag("unix_bind_uid", default=True),
     )
     if not any(key in table for key in ("unix", "http", "https")):
@@ -31,7 +31,7 @@ def listeners(root: Table, warnings: list[str]) -> Listen:
             )
     if admin is not None:
         _check_admin(table, admin, unix)
-    table.finish()
+    table.refuse_others()
     return listen
 
 
@@ -59,7 +59,7 @@ def _https(table: Table) -> Https | None:
         key=inner.file("key", required=True) or Path(),
         client_ca=inner.file("client_ca"),
     )
-    inner.finish()
+    inner.refuse_others()
     return https
 
 

@@ -19,7 +19,6 @@ from broker.policy.model import Rate
 from broker.toml_source import Problem, SourceInvalid, parse, read_text
 
 NOWHERE = Path()
-_NO_TIME = timedelta(0)
 _SECOND = timedelta(seconds=1)
 _ORIGIN = re.compile(r"[A-Za-z0-9._~/-]{1,255}")  # goes into signed notes: no space, no '+' (C2SP tlog-checkpoint)
 
@@ -40,7 +39,7 @@ def load(path: Path) -> Config:
         source = parse(read_text(path), path.name)
     except SourceInvalid as error:
         raise ConfigInvalid(error.problems) from None
-    root = Table(source, (), dict(source.data), path.parent, problems)
+    root = Table(source, path.parent, problems)
     config = _config(root)
     if problems:
         raise ConfigInvalid(problems)
@@ -49,8 +48,8 @@ def load(path: Path) -> Config:
 
 def _config(root: Table) -> Config:
     warnings: list[str] = []
-    public_url = root.url("public_url", required=True, bare=True)
-    issuer_url = root.url("issuer_url", default=public_url)
+    public_url = root.url("public_url", required=True, bare=True) or ""
+    issuer_url = root.url("issuer_url") or public_url
     config = Config(
         public_url=public_url,
         issuer_url=issuer_url,
@@ -64,7 +63,7 @@ def _config(root: Table) -> Config:
         limits=_limits(root.table("limits"), warnings),
         warnings=tuple(warnings),
     )
-    root.finish()
+    root.refuse_others()
     return config
 
 
@@ -74,13 +73,14 @@ def _config(root: Table) -> Config:
 def _store(root: Table) -> Path:
     table = root.table("store")
     url = table.text("url", required=True)
-    table.finish()
+    table.refuse_others()
+    if url is None:
+        return NOWHERE
     scheme, _, rest = url.partition(":///")
     if scheme != "sqlite" or not rest or "?" in rest:
-        if url:
-            table.problem("url", f"url: {_without_password(url)!r} is not a store", 'write "sqlite:///broker.db"')
+        table.problem("url", f"url: {_without_password(url)!r} is not a store", 'write "sqlite:///broker.db"')
         return NOWHERE
-    path = root.beside(rest)
+    path = table.beside("url", rest) or NOWHERE
     if not path.parent.is_dir():
         table.problem("url", f"url: the folder {path.parent} does not exist", "make it first")
     return path
@@ -97,18 +97,18 @@ def _keys(root: Table) -> Keys:
         log=table.file("log", required=True) or NOWHERE,
         store=table.file("store", required=True) or NOWHERE,
     )
-    table.finish()
+    table.refuse_others()
     return keys
 
 
 def _origin(root: Table) -> str:
     table = root.table("log")
-    origin = table.text("origin", required=True)
+    origin = table.text("origin", required=True) or ""
     if origin and not _ORIGIN.fullmatch(origin):
         table.problem(
             "origin", f"origin: {origin!r} cannot name a log", 'write a URL without its scheme, such as "broker.example.com/log"'
         )
-    table.finish()
+    table.refuse_others()
     return origin
 
 
@@ -134,21 +134,21 @@ def _issuers(root: Table, public_url: str) -> tuple[IssuerSettings, ...]:
 def _issuer(table: Table, public_url: str) -> IssuerSettings:
     day = timedelta(days=1)
     issuer = IssuerSettings(
-        name=table.name(),
-        profile=table.text("profile", required=True, one_of=("gitlab",)),
-        issuer=table.url("issuer", required=True),
-        audience=table.texts("audience", (public_url,)),
-        max_lifetime=table.length("max_lifetime", day, timedelta(minutes=1), 31 * day),
-        leeway=table.length("leeway", 30 * _SECOND, _SECOND, 120 * _SECOND),
-        jwks_url=table.url("jwks_url") or None,
+        name=table.name("name", required=True) or "",
+        profile=table.choice("profile", ("gitlab",), required=True) or "",
+        issuer=table.url("issuer", required=True) or "",
+        audience=table.texts("audience") or (public_url,),
+        max_lifetime=table.length("max_lifetime", timedelta(minutes=1), 31 * day) or day,
+        leeway=table.length("leeway", _SECOND, 120 * _SECOND) or 30 * _SECOND,
+        jwks_url=table.url("jwks_url"),
         jwks_file=table.file("jwks_file"),
-        discovery_url=table.url("discovery_url") or None,
+        discovery_url=table.url("discovery_url"),
         ca_file=table.file("ca_file"),
     )
     sources = [key for key in ("jwks_url", "jwks_file", "discovery_url") if key in table]
     if len(sources) > 1:
         table.problem(sources[1], f"{' and '.join(sources)} both say where the keys are", "keep one")
-    table.finish()
+    table.refuse_others()
     return issuer
 
 
@@ -168,23 +168,23 @@ def _upstreams(root: Table, issuer_url: str, warnings: list[str]) -> tuple[Upstr
     upstreams: list[UpstreamConfig] = []
     names: set[str] = set()
     for table in tables:
-        name = table.name()
+        name = table.name("name", required=True) or ""
         _once(table, "name", name, names)
-        kind = table.text("kind", required=True, one_of=("vault", "aws"))
+        kind = table.choice("kind", ("vault", "aws"), required=True)
         if kind == "vault":
             upstreams.append(_vault(table, name, warnings))
         elif kind == "aws":
             upstreams.append(_aws(table, name, issuer_url, warnings))
         else:
             continue  # which keys are known depends on the kind
-        table.finish()
+        table.refuse_others()
     return tuple(upstreams)
 
 
 def _vault(table: Table, name: str, warnings: list[str]) -> VaultConfig:
-    url = table.url("url", required=True)
-    table.text("via", default="issuer", one_of=("issuer",))
-    role = table.text("maintenance_role") or None
+    url = table.url("url", required=True) or ""
+    table.choice("via", ("issuer",))
+    role = table.text("maintenance_role")
     if role is None:
         warnings.append(
             f"upstream {name!r} has no maintenance_role: revocation of cold sessions (those whose handle was not seen since a "
@@ -193,28 +193,28 @@ def _vault(table: Table, name: str, warnings: list[str]) -> VaultConfig:
     return VaultConfig(
         name=name,
         url=url,
-        mount=table.text("mount", default="jwt").strip("/"),
+        mount=(table.text("mount") or "jwt").strip("/"),
         via="issuer",
-        namespace=table.text("namespace") or None,
+        namespace=table.text("namespace"),
         ca_file=table.file("ca_file"),
-        audience=table.text("audience", default=url),
+        audience=table.text("audience") or url,
         maintenance_role=role,
     )
 
 
 def _aws(table: Table, name: str, issuer_url: str, warnings: list[str]) -> AwsConfig:
-    via = table.text("via", default="issuer", one_of=("issuer", "assume-role"))
-    sts_url = table.url("sts_url") or None
-    if via == "issuer" and sts_url is None and issuer_url.startswith("http://"):
+    assume_role = table.choice("via", ("issuer", "assume-role")) == "assume-role"
+    sts_url = table.url("sts_url")
+    if not assume_role and sts_url is None and issuer_url.startswith("http://"):
         warnings.append(
             f"upstream {name!r}: AWS STS fetches the broker's keys from issuer_url over public https, and that is {issuer_url}"
         )
     return AwsConfig(
         name=name,
-        region=table.text("region", required=True),
-        via="assume-role" if via == "assume-role" else "issuer",
+        region=table.text("region", required=True) or "",
+        via="assume-role" if assume_role else "issuer",
         sts_url=sts_url,
-        audience=table.text("audience", default="sts.amazonaws.com"),
+        audience=table.text("audience") or "sts.amazonaws.com",
     )
 
 
@@ -222,18 +222,19 @@ def _aws(table: Table, name: str, issuer_url: str, warnings: list[str]) -> AwsCo
 
 
 def _limits(table: Table, warnings: list[str]) -> Limits:
-    rotate_every = table.length("rotate_every", _NO_TIME, _SECOND, timedelta(days=1)) or None
+    rotate_every = table.length("rotate_every", _SECOND, timedelta(days=1))
     if rotate_every is not None:
         warnings.append(
             f"rotate_every = {rotate_every.total_seconds():.0f}s bounds every lease's age: that is for demos and drills"
         )
+    rate = table.parsed("project_rate", Rate.parse, 'write a number and a unit such as "50/s" or "30/m"')
     limits = Limits(
         body_bytes=table.integer("body_bytes", 32 * 1024, 1024, 1024 * 1024),
         token_chars=table.integer("token_chars", 20_000, 1000, 100_000),
         request_seconds=table.integer("request_seconds", 10, 1, 300),
         concurrency=table.integer("concurrency", 1024, 1, 100_000),
-        project_rate=table.rate("project_rate", Rate(count=50, per=_SECOND)),
+        project_rate=rate or Rate(count=50, per=_SECOND),
         rotate_every=rotate_every,
     )
-    table.finish()
+    table.refuse_others()
     return limits

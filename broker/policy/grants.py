@@ -4,15 +4,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal
 
-from broker.policy.model import AwsGrant, Grant, VaultGrant
+from broker.policy.model import AwsGrant, Grant, Rate, VaultGrant
 from broker.policy.placeholders import PLACEHOLDERS
-from broker.policy.reading import Table
 from broker.policy.templates import Unfit, try_aws, try_vault
 from broker.toml_source import SourceInvalid, did_you_mean
+from broker.toml_table import Table
 
 _STS_DEFAULT = timedelta(hours=1)
 _STS_MIN, _STS_MAX = timedelta(minutes=15), timedelta(hours=12)
-_ENGINES: dict[str, Literal["lease", "kv1", "kv2"]] = {"lease": "lease", "kv1": "kv1", "kv2": "kv2"}  # the first by default
+_ENGINES: dict[str, Literal["lease", "kv1", "kv2"]] = {"lease": "lease", "kv1": "kv1", "kv2": "kv2"}
 
 
 def grant_from(table: Table, *, environments: frozenset[str], template: Callable[[str], str]) -> Grant | None:
@@ -24,7 +24,7 @@ def grant_from(table: Table, *, environments: frozenset[str], template: Callable
             what = f"there is no environment {environment!r}"
             table.problem("environments", what, did_you_mean(environment, environments) if environments else "")
     max_ttl = table.length("max_ttl", timedelta(seconds=1), timedelta(days=7))
-    rate = table.rate("rate")
+    rate = table.parsed("rate", Rate.parse, 'write a number and a unit, "30/m" is thirty a minute')
     strict_expiry = table.flag("strict_expiry")
     aws, vault = table.table("aws"), table.table("vault")
     if ("aws" in table) == ("vault" in table):
@@ -69,7 +69,7 @@ def _aws(table: Table, template: Callable[[str], str], environments: tuple[str, 
 def _vault(table: Table, environments: tuple[str, ...]) -> VaultGrant | None:
     role = table.text("role", required=True)
     path = table.text("path", required=True)
-    engine = _ENGINES[table.choice("engine", tuple(_ENGINES))]
+    engine = _ENGINES[table.choice("engine", tuple(_ENGINES)) or "lease"]
     upstream = table.name("upstream")
     table.refuse_others()
     if role is None or path is None:

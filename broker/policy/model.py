@@ -1,14 +1,17 @@
 """What a policy is once it is loaded, and what a decision is. Frozen values; the parser is in `language`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, Self
 
 from broker.errors import Code
 from broker.identity.claims import ClaimValue
 from broker.identity.profile import ClaimKind
 from broker.policy.glob import Glob
+
+_PER = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,14 @@ class Rate:
 
     count: int
     per: timedelta
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`"50/s"`, `"30/m"`, `"1000/h"`. Raises ValueError for anything else, and for none at all."""
+        found = re.fullmatch(r"([1-9][0-9]{0,5})/([smh])", text)
+        if found is None:
+            raise ValueError(f"{text!r} is not a rate")
+        return cls(count=int(found[1]), per=_PER[found[2]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,7 +165,7 @@ def test_every_problem_is_told_at_once_with_its_line(write: Write) -> None:
     assert found[0] == "11: unknown key 'unix_bind_uids'; did you mean 'unix_bind_uid'?"
     assert found[1].startswith("18: log: ")
     assert "keys/gone.pem does not exist" in found[1]
-    assert found[2] == "24: missing key 'profile' in [issuer]"
+    assert found[2] == "24: profile is missing in [issuer]; add profile = …"
     assert found[3] == "49: body_bytes is 5; it must be between 1024 and 1048576"
 
 
@@ -173,15 +173,15 @@ def test_an_empty_file_names_everything_it_needs(write: Write) -> None:
     """Nothing is empty by accident."""
     text = "\n".join(problems(write("")))
     for words in (
-        "'public_url'",
-        "'policy'",
+        "public_url is missing;",
+        "policy is missing;",
         "nothing to listen on",
-        "'url' in [store]",
-        "'issuer' in [keys]",
-        "'log' in [keys]",
+        "url is missing in [store]",
+        "issuer is missing in [keys]",
+        "log is missing in [keys]",
     ):
         assert words in text
-    for words in ("'store' in [keys]", "'origin' in [log]", "no [[issuer]]", "no [[upstream]]"):
+    for words in ("store is missing in [keys]", "origin is missing in [log]", "no [[issuer]]", "no [[upstream]]"):
         assert words in text
 
 
@@ -222,7 +222,7 @@ BAD = [
     ('public_url = "https://broker.example.com"', 'public_url = "https://u:p@broker.example.com"', "has a user"),
     ('public_url = "https://broker.example.com"', 'public_url = "broker"', "is not an https URL"),
     ('public_url = "https://broker.example.com"', 'public_url = "https://[::1"', "is not a URL"),
-    ('public_url = "https://broker.example.com"', "public_url = 7", "public_url is not text"),
+    ('public_url = "https://broker.example.com"', "public_url = 7", "public_url is a whole number; it is text in quotes"),
     ('public_url = "https://broker.example.com"', 'public_url = ""', "public_url is empty"),
     ('public_url = "https://broker.example.com"', 'public_url = "${env:URL}"', "are not expanded in it"),
     ('issuer = "https://gitlab.example.com"', 'issuer = "http://gitlab.example.com"', "plain http to another machine"),
@@ -237,24 +237,27 @@ BAD = [
     ('unix = "run/broker.sock"', 'unix = "keys/broker.sock"\nadmin = "run/admin.sock"', "others may enter"),
     ('unix = "run/broker.sock"', 'unix = "run/broker.sock"\nadmin_uids = ["root"]', "not a list of one or more user ids"),
     ('unix = "run/broker.sock"', 'unix = "run/broker.sock"\nadmin_uids = []', "not a list of one or more user ids"),
-    ('unix = "run/broker.sock"', 'unix = "run/broker.sock"\nunix_bind_uid = "yes"', "is not true or false"),
+    ('unix = "run/broker.sock"', 'unix = "run/broker.sock"\nunix_bind_uid = "yes"', "text in quotes; it is true or false"),
     ('unix = "run/broker.sock"', 'https = { cert = "tls.crt", key = "gone" }', "https has no address"),
-    ('unix = "run/broker.sock"', 'https = { address = "0.0.0.0:1", key = "tls.key" }', "missing key 'cert'"),
+    ('unix = "run/broker.sock"', 'https = { address = "0.0.0.0:1", key = "tls.key" }', "cert is missing in [listen.https]"),
+    ('unix = "run/broker.sock"', 'unix = "run/\\u0000.sock"', r"'run/\x00.sock' is not a path"),
+    ("sqlite:///broker.db", r"sqlite:///\u0000.db", r"'\x00.db' is not a path"),
     ("sqlite:///broker.db", "sqlite:///gone/broker.db", "gone does not exist"),
     ('issuer = "keys/issuer"', 'issuer = "keys/log.pem"', "is not a folder"),
     ('log = "keys/log.pem"', 'log = "keys"', "is a folder, not a file"),
     ("broker.example.com/log", "broker example", "cannot name a log"),
     ('name = "gitlab"', 'name = "Git Lab"', "'Git Lab' is not a name"),
     ('profile = "gitlab"', 'profile = "github"', "profile is 'github'"),
+    ('profile = "gitlab"', 'profile = "gitlab"\naudience = ["a", "a"]', "audience names something twice"),
     ('profile = "gitlab"', 'profile = "gitlab"\naudience = []', "audience is not a list of one or more texts"),
-    ('profile = "gitlab"', 'profile = "gitlab"\nleeway = "1h"', "it must be between"),
+    ('profile = "gitlab"', 'profile = "gitlab"\nleeway = "1h"', "it must be between 1s and 2m"),
     ('profile = "gitlab"', 'profile = "gitlab"\nmax_lifetime = "soon"', "is not a length of time"),
     ('profile = "gitlab"', 'profile = "gitlab"\njwks_url = "https://a"\njwks_file = "ca.pem"', "both say where the keys are"),
     ('kind = "aws"', 'kind = "azure"', "kind is 'azure'"),
     ("[log]", '[limits]\nproject_rate = "many"\n[log]', "'many' is not a rate"),
-    ("[log]", "[limits]\nconcurrency = true\n[log]", "concurrency is not a whole number"),
-    ("[[issuer]]", "[issuer]", "issuer is not a list of tables"),
-    ("[[upstream]]", "[upstream]", "upstream is not a list of tables"),
+    ("[log]", "[limits]\nconcurrency = true\n[log]", "concurrency is true or false; it is a whole number"),
+    ("[[issuer]]", "[issuer]", "issuer is a table; it is an array of tables"),
+    ("[[upstream]]", "[upstream]", "upstream is a table; it is an array of tables"),
     ("[[upstream]]", 'limits = 4\n[[upstream]]\nnames = "x"', "unknown key"),
 ]
 
@@ -271,7 +274,7 @@ def test_a_bad_value_is_refused_with_its_reason(write: Write, old: str, new: str
 def test_a_list_with_something_else_than_tables_is_refused(write: Write) -> None:
     """`upstream = [1]` is TOML, and nothing that could be read."""
     found = problems(write("upstream = [1]\n" + LEAST.split("[[upstream]]", maxsplit=1)[0]))
-    assert any("something that is not a table" in line for line in found), found
+    assert any("upstream is not an array of tables" in line for line in found), found
 
 
 def test_two_issuers_of_one_name_or_one_iss_are_refused(write: Write) -> None:
