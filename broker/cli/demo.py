@@ -16,15 +16,12 @@ if TYPE_CHECKING:
     from broker.demo.world import World
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  make demo\n  credbroker demo --keep")
 @click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
 def demo(keep: bool) -> None:
-    r"""The whole story on loopback: a GitLab-like issuer, S3 with IAM, a strict STS, the broker, and jobs that use it.
+    """The whole story on loopback: a GitLab-like issuer, S3 with IAM, a strict STS, the broker, and jobs that use it.
 
-    \b
-    Example:
-      make demo
-      credbroker demo --keep
+    With `bao` or `vault` on PATH, a dev server of it joins in and leases the pipeline a key.
     """
     for module in ("rich", "luigi", "boto3", "uvicorn"):
         if importlib.util.find_spec(module) is None:
@@ -34,14 +31,17 @@ def demo(keep: bool) -> None:
 
     from broker.demo.ministack import MiniStackMissing, MiniStackUnfit
     from broker.demo.story import Story, StoryBroken
+    from broker.demo.vault import VaultUnfit, find_binary
     from broker.demo.world import World, WorldBroken
 
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
     try:
-        console.print("[dim]starting a GitLab-like issuer, S3 with IAM, a strict STS and the broker, on loopback …[/dim]")
-        with World() as world:
+        binary = find_binary()
+        vault = "" if binary is None else f" `{binary.name}`,"
+        console.print(f"[dim]starting a GitLab-like issuer, S3 with IAM,{vault} a strict STS and the broker, on loopback …[/dim]")
+        with World(vault=binary) as world:
             story = Story(
                 world,
                 title=lambda text: console.print(f"\n[bold]{text}[/bold]"),
@@ -51,7 +51,7 @@ def demo(keep: bool) -> None:
             console.print(f"\n[bold green]All of it held.[/bold green] {time.monotonic() - began:.0f} s")
             if keep:
                 _keep(console, world)
-    except (StoryBroken, WorldBroken, MiniStackMissing, MiniStackUnfit) as broken:
+    except (StoryBroken, WorldBroken, MiniStackMissing, MiniStackUnfit, VaultUnfit) as broken:
         console.print("\n[bold red]✗ [/bold red]", end="")
         console.print(str(broken), markup=False)
         raise SystemExit(1) from None

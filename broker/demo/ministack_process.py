@@ -3,8 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,10 +12,11 @@ from pathlib import Path
 
 import urllib3
 
+from broker.demo.processes import die_with_parent, free_port, stop_group
+
 ENVIRONMENT_VARIABLE = "CREDBROKER_MINISTACK_VENV"
 VERSION = "1.5.33"
 _READY_SECONDS = 60.0
-_STOP_SECONDS = 5.0
 _PORTS = 3
 
 
@@ -73,12 +72,7 @@ class MiniStackProcess:
         """The process is gone, and its folder. Safe to call twice."""
         process, self._process = self._process, None
         if process is not None:
-            for sign in (signal.SIGTERM, signal.SIGKILL):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, sign)  # its own group: it may have started others
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_STOP_SECONDS)
-                    break
+            stop_group(process)  # it may have started others
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -89,7 +83,7 @@ class MiniStackProcess:
             raise MiniStackUnfit(f"MiniStack did not come up:\n{self._log()}")
 
     def _launch(self, folder: Path) -> "subprocess.Popen[bytes]":
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         state, scratch = folder / "state", folder / "tmp"
         state.mkdir(exist_ok=True)
@@ -116,7 +110,7 @@ class MiniStackProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us: we stop it
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one prctl, no locks
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one prctl, no locks
             )
         return self._process
 
@@ -135,16 +129,3 @@ class MiniStackProcess:
 
     def _log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")[-2000:] if self._folder else ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """PR_SET_PDEATHSIG: a parent that is killed cannot stop anything. "Parent" is the thread that called `start`."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,14 +1,17 @@
 """The demo's acts. Each does one thing for real and checks what came of it; the first check that fails ends the demo."""
 
 import csv
+import hmac
 import io
 import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from broker.demo.ministack import Keys
+from broker.demo.vault import GRANT, DevVault
 from broker.demo.world import BUCKET, PROJECT, ROTATE_EVERY, World
 
 Say = Callable[[str], None]
@@ -43,10 +46,12 @@ class Story:
     # --- the acts ---------------------------------------------------------------------------------------------------
 
     def production(self) -> None:
-        """A pipeline of four tasks, under `exec`; one of them sees its credential rotate twice and goes on."""
+        """A pipeline under `exec`; one of its tasks sees its credential rotate twice and goes on."""
         began = time.monotonic()
-        luigi = ["luigi", "--module", "broker.demo.pipeline", "Report", "--local-scheduler"]
-        done = self._exec(self._world.token(), ["--grant", "lake"], [sys.executable, "-m", *luigi])
+        vault = self._world.vault
+        end, options = ("Report", ["--grant", "lake"]) if vault is None else ("Signed", ["--grant", "lake", "--grant", GRANT])
+        luigi = ["luigi", "--module", "broker.demo.pipeline", end, "--local-scheduler"]
+        done = self._exec(self._world.token(), options, [sys.executable, "-m", *luigi])
         _require(done.returncode == 0, "the pipeline succeeds", done)
         rows = list(csv.DictReader(io.StringIO(self._object(f"production/out/{PROJECT}/rotations.csv"))))
         keys = [row["signed_with"] for row in rows]
@@ -59,11 +64,14 @@ class Story:
         _require(report == "north: 15\nsouth: 4\nsigned with 3 keys\n", "the report adds up", report)
         for key in keys:
             _require(key in self._audit("--credential", key), f"the log knows {key}", "")
+        grants = "grant lake" if vault is None else f"grants lake and {GRANT}"
         self._line(
-            "GitLab's token says: project 4711, protected main, environment production. Policy says: production, grant lake"
+            f"GitLab's token says: project 4711, protected main, environment production. Policy says: production, {grants}"
         )
         self._line("four tasks, S3 in and out through luigi.contrib.s3, no key in luigi.cfg or in the environment")
         self._line(f"rotated every {ROTATE_EVERY} while one task worked on: signed with {', '.join(keys)}; each is in the log")
+        if vault is not None:
+            self._signed(vault, report)
         self._line(f"done in {time.monotonic() - began:.0f} s")
 
     def review(self) -> None:
@@ -127,6 +135,8 @@ class Story:
         until = _find(closed[0], "not_revocable_until")
         _require(bool(until), "the log says until when STS's session lives", closed)
         self._line("`exec` revoked its session on the way out; its handle is refused from then on")
+        if self._world.vault is not None:
+            self._taken_back(self._world.vault)
         self._line(f"what AWS cannot take back is said honestly: that STS session lapses at {until}")
 
     def evidence(self) -> None:
@@ -141,6 +151,40 @@ class Story:
         _require(kinds.count("intent") >= kinds.count("issued") >= 4, "every credential had its intent", kinds)  # noqa: PLR2004 - acts 1 to 4
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         self._line(f"verified with the public key alone: {len(kinds)} entries ({counts})")
+
+    # --- where there is a Vault -------------------------------------------------------------------------------------
+
+    def _signed(self, vault: DevVault, report: str) -> None:
+        """The fifth task signed with what Vault leased; the log knows the lease."""
+        signed = self._object(f"production/out/{PROJECT}/report.hmac")
+        _require(
+            signed == hmac.new(vault.key.encode(), report.encode(), "sha256").hexdigest(), "the leased key signed it", signed
+        )
+        issued = self._audit("--kind", "issued", "--grant", GRANT).splitlines()
+        _require(bool(issued), "the log has the lease", issued)
+        lease = _find(_find(json.loads(issued[0]), "upstream_ids"), "lease_id")
+        _require(str(lease).startswith("leased/"), "the log has Vault's own id of it", lease)
+        self._line(
+            f"a fifth task signed the report with a key that {vault.name} leased to this job: {lease} (the lease is real, the "
+            "key a stored one: an account for each job needs a database)"
+        )
+
+    def _taken_back(self, vault: DevVault) -> None:
+        """Vault itself lists the lease of a job while it runs, and none when it is over."""
+        _require(vault.leases() == [], "no lease is left of the jobs before", vault.leases())
+        go = self._world.folder / "go"
+        wait = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+        with ThreadPoolExecutor(1) as beside:
+            running = beside.submit(self._exec, self._world.token(), ["--grant", GRANT], [sys.executable, "-c", wait, str(go)])
+            try:
+                while not (during := vault.leases()) and not running.done():
+                    time.sleep(0.05)
+            finally:
+                go.touch()
+            done = running.result()
+        _require(done.returncode == 0 and len(during) == 1, f"{vault.name} lists the lease while the job runs", done)
+        _require(vault.leases() == [], f"{vault.name} has no lease afterwards", vault.leases())
+        self._line(f"{vault.name} lists one lease while a job runs and none when it has ended: revoked there, at once")
 
     # --- how --------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,9 @@ from typing import Any, Self
 from broker.demo.iam import Account, OidcProvider, Role
 from broker.demo.issuer import TestIssuer
 from broker.demo.ministack import MiniStack
+from broker.demo.processes import free_port
 from broker.demo.sts import StrictSts
+from broker.demo.vault import POLICY, UPSTREAM, DevVault
 
 ACCOUNT = "111122223333"
 BUCKET = "acme-data"
@@ -133,16 +135,20 @@ class WorldBroken(RuntimeError):
 class World:
     """A context manager. On the way out everything is stopped by its pid and the folder is gone, also after Ctrl-C."""
 
-    def __init__(self, *, policy: str = "", upstreams: str = "") -> None:
-        """`policy` and `upstreams` are TOML that is added to the demo's own: what the story tests need beyond it."""
+    def __init__(self, *, policy: str = "", upstreams: str = "", vault: Path | None = None) -> None:
+        """`policy` and `upstreams` are TOML that is added to the demo's own: what the story tests need beyond it.
+
+        `vault` is the `bao` or `vault` that joins in.
+        """
         # Short: a Unix socket's path has at most 107 bytes.
         roomy = len(tempfile.gettempdir()) < _ROOM_FOR_SOCKET
         self.folder = Path(tempfile.mkdtemp(prefix="credbroker-demo-", dir=None if roomy else "/tmp"))  # noqa: S108 - mkdtemp's
         self.socket = self.folder / "run" / "broker.sock"
         self.database = self.folder / "broker.db"
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_key = ""
+        self.vault = None if vault is None else DevVault(vault)
         self._more_policy = policy
         self._more_upstreams = upstreams
         self._parts = contextlib.ExitStack()
@@ -284,6 +290,10 @@ class World:
         self.cloud.put_object(BUCKET, "production/in/orders.csv", ORDERS.encode())
         self.cloud.put_object(BUCKET, "review/in/orders.csv", ORDERS.encode())
         self.sts = self._parts.enter_context(StrictSts(self.account, self.cloud.mint))
+        if self.vault is not None:
+            self._parts.enter_context(self.vault)
+            self._more_policy += POLICY
+            self._more_upstreams += UPSTREAM.format(url=self.vault.url)
 
         self.socket.parent.mkdir(mode=0o700)
         keygen = self.run(
@@ -309,6 +319,8 @@ class World:
             + self._more_upstreams
         )
         self.start_broker()
+        if self.vault is not None:
+            self.vault.trust(self.url, PROJECT)
 
 
 def _role(environment: str, provider_arn: str, host: str) -> Role:
@@ -341,9 +353,3 @@ def _role(environment: str, provider_arn: str, host: str) -> Role:
             ],
         },
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

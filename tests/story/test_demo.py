@@ -24,11 +24,12 @@ def _needs_ministack() -> None:
         pytest.skip(str(missing))
 
 
-def start(temporary: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(temporary: Path, *arguments: str, path: str | None = None) -> "subprocess.Popen[str]":
     """The demo, with its files in a folder of ours whose name has a space."""
+    variables = {"TMPDIR": str(temporary), "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "broker", "demo", *arguments],
-        env={**os.environ, "TMPDIR": str(temporary), "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | variables | ({} if path is None else {"PATH": path}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
