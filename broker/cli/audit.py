@@ -33,7 +33,10 @@ def audit() -> None:
     """Verify and query the issuance log."""
 
 
-@audit.command(epilog="\b\nExample:\n  credbroker audit verify broker.db --key log.vkey")
+@audit.command(
+    short_help="Check that the log is what was signed.",
+    epilog="\b\nExample:\n  credbroker audit verify broker.db --key log.vkey",
+)
 @click.argument("database", metavar="DB", type=_DATABASE)
 @click.option("--key", "vkey", required=True, metavar="VKEY|FILE", help="The log's public key (vkey), or a file that holds it.")
 @click.option("--origin", metavar="NAME", help="Also insist that the key is of the log of this name.")
@@ -58,8 +61,9 @@ def verify(database: Path, vkey: str, origin: str | None, as_json: bool) -> None
 
 
 @audit.command(
+    short_help="Print entries of the log.",
     epilog="\b\nExamples:\n  credbroker audit query broker.db --project 4711 --kind issued --since 1d\n"
-    "  credbroker audit query broker.db --credential AKIAIOSFODNN7EXAMPLE --json"
+    "  credbroker audit query broker.db --credential AKIAIOSFODNN7EXAMPLE --json",
 )
 @click.argument("database", metavar="DB", type=_DATABASE)
 @click.option("--project", default="", metavar="ID|PATH", help="Of this project.")

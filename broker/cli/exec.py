@@ -16,7 +16,7 @@ Example:
 """
 
 
-@click.command("exec", epilog=_EXAMPLE, context_settings={"allow_interspersed_args": False})
+@click.command("exec", epilog=_EXAMPLE, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --")
 @click.option(
     "--grant",
     "grants",

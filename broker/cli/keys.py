@@ -15,15 +15,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  credbroker keygen /etc/credbroker/keys --origin broker.example.com/log")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option("--origin", required=True, help="Name of the log, as in [log] origin; auditors know the log by it and its key.")
 def keygen(folder: Path, origin: str) -> None:
     """Make the keys of a broker in DIR: log.pem, store.key and a first key in issuer/.
 
     Prints the log's public key, to be handed to whoever verifies the log. Nothing that is there already is replaced.
-
-    Example: credbroker keygen /etc/credbroker/keys --origin broker.example.com/log
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -56,15 +54,16 @@ def issuer() -> None:
     """The broker as an OIDC issuer: what Vault and AWS check its assertions with."""
 
 
-@issuer.command()
+@issuer.command(
+    short_help="Write its public documents, for static hosting.",
+    epilog="\b\nExample:\n  credbroker issuer export public/ --config broker.toml",
+)
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option("--config", required=True, type=_FILE, help="The broker.toml.")
 def export(folder: Path, config: Path) -> None:
     """Write the discovery document and the public keys into DIR, for static hosting at the broker's issuer_url.
 
     Serve .well-known/openid-configuration and jwks as application/json. Whoever can write there can make up assertions.
-
-    Example: credbroker issuer export public/ --config broker.toml
     """
     from broker.assertions import AssertionIssuer, Keyring
     from broker.config import load

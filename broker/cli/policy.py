@@ -25,7 +25,9 @@ def policy() -> None:
     """Check a policy; explain what it decides and why."""
 
 
-@policy.command(epilog="\b\nExample:\n  credbroker policy check policy.toml")
+@policy.command(
+    short_help="Report everything that is wrong with a policy.", epilog="\b\nExample:\n  credbroker policy check policy.toml"
+)
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(file: str, as_json: bool) -> None:
@@ -60,7 +62,11 @@ def check(file: str, as_json: bool) -> None:
     click.echo(f"{name}: good; {counts}, no two environments can match one job; {loaded.hash}")
 
 
-@policy.command("explain", epilog="\b\nExample:\n  credbroker policy explain claims.json --policy policy.toml")
+@policy.command(
+    "explain",
+    short_help="Show what a policy makes of a job's claims.",
+    epilog="\b\nExample:\n  credbroker policy explain claims.json --policy policy.toml",
+)
 @click.argument("source", metavar="TOKEN_FILE|CLAIMS.json|-")
 @click.option("--policy", "policy_file", required=True, metavar="FILE", help="The policy to explain.")
 @click.option("--issuer", metavar="NAME", help="The issuer's name, as in when.issuer  [default: the policy's only one]")
