@@ -149,11 +149,13 @@ _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"[^,\]}#\n]*")
-_STRINGS = (  # the long forms first: every one of them starts like a short one
-    re.compile(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*+"{3,5}', re.DOTALL),
-    re.compile(r"'''(?:[^']|'{1,2}(?!'))*+'{3,5}"),
-    re.compile(r'"(?:[^"\\]|\\.)*+"'),
-    re.compile(r"'[^']*+'"),
+# The long forms first: every one of them starts like a short one. No possessive repeats: before Python 3.11.5 a group in one
+# matches too little (CPython gh-106052), and Debian 12 has 3.11.2. Each text has one reading, so none has to give anything back.
+_STRINGS = (
+    re.compile(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5}', re.DOTALL),
+    re.compile(r"'''(?:[^']|'{1,2}(?!'))*'{3,5}"),
+    re.compile(r'"(?:[^"\\]|\\.)*"'),
+    re.compile(r"'[^']*'"),
 )
 
 

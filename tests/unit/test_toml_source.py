@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker import toml_source
 from broker.toml_source import (
     KeyPath,
     Problem,
@@ -155,6 +156,12 @@ def test_random_text_is_a_document_with_lines_or_a_problem_with_a_line(text: str
         assert 1 <= invalid.problems[0].line <= text.count("\n") + 1  # noqa: PT017  either outcome is right
     else:
         assert _paths(source.data) <= set(locate(source.text))
+
+
+def test_no_pattern_has_a_possessive_repeat() -> None:
+    """Python 3.11.2, which Debian 12 has, misreads a group in one; this suite mostly runs on a newer one."""
+    for pattern in toml_source._STRINGS:
+        assert not any(possessive in pattern.pattern for possessive in ("*+", "++", "?+", "}+", "(?>"))
 
 
 # --- by hand --------------------------------------------------------------------------------------------------------------
