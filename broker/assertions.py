@@ -17,7 +17,7 @@ from broker.moment import Clock
 from broker.secret import Secret
 from broker.signing import Keyring, Signer
 
-__all__ = ["AssertionIssuer", "Keyring", "Signer", "role_session_name", "source_identity"]
+__all__ = ["AssertionIssuer", "Keyring", "Signer", "role_session_name", "session_tags", "source_identity"]
 
 MAINTENANCE = "broker:maintenance"
 _BACKDATED = timedelta(seconds=30)  # for upstreams whose clock is behind ours
@@ -47,22 +47,14 @@ class AssertionIssuer:
         The caller has decided that: nothing is decided here. Raises Refused(template_value) for an identity that does not fit
         into the claims, and Misconfigured when no key signs yet.
         """
-        facts = {
-            "environment": environment,
-            "grant": grant,
-            "issuer_name": identity.issuer_name,
-            "stable_id": identity.stable_id,
-            "project_id": identity.project_id,
-            "ref_path": identity.ref_path,
-            "ref_protected": "true" if identity.ref_protected else "false",
-            "job_id": identity.job_id,
-            "pipeline_id": identity.pipeline_id,
-        }
-        subject = _subject(environment, grant, identity)
+        claims: dict[str, Any] = {**_facts(identity, environment, grant)}
+        if aws:
+            tags = session_tags(identity, environment, grant)
+            principal_tags = {name: [value] for name, value in tags.items()}
+            claims["https://aws.amazon.com/tags"] = {"principal_tags": principal_tags, "transitive_tag_keys": list(tags)}
+            claims["https://aws.amazon.com/source_identity"] = source_identity(identity)
         # The session's id in front joins an upstream's audit line to ours.
-        return self._signed(
-            subject, audience, f"{session_id}-{secrets.token_hex(8)}", facts | (_for_aws(facts, identity) if aws else {})
-        )
+        return self._signed(_subject(environment, grant, identity), audience, f"{session_id}-{secrets.token_hex(8)}", claims)
 
     def maintenance(self, audience: str) -> Secret:
         """A minute's proof that this is the broker itself, for the upkeep role: renew and revoke, nothing else (DESIGN 3.10)."""
@@ -118,11 +110,23 @@ def source_identity(identity: JobIdentity) -> str:
     return _fitting(_AWS_NAME, f"gl-{identity.stable_id}-{identity.job_id}", "AWS SourceIdentity")
 
 
-def _for_aws(facts: Mapping[str, str], identity: JobIdentity) -> dict[str, Any]:
-    tags = {name: [_fitting(_AWS_TAG, facts[name], f"AWS session tag {name}")] for name in _TAGS}
+def session_tags(identity: JobIdentity, environment: str, grant: str) -> dict[str, str]:
+    """The six session tags of DESIGN 3.2, all of them transitive. Raises Refused(template_value)."""
+    facts = _facts(identity, environment, grant)
+    return {name: _fitting(_AWS_TAG, facts[name], f"AWS session tag {name}") for name in _TAGS}
+
+
+def _facts(identity: JobIdentity, environment: str, grant: str) -> dict[str, str]:
     return {
-        "https://aws.amazon.com/tags": {"principal_tags": tags, "transitive_tag_keys": list(_TAGS)},
-        "https://aws.amazon.com/source_identity": source_identity(identity),
+        "environment": environment,
+        "grant": grant,
+        "issuer_name": identity.issuer_name,
+        "stable_id": identity.stable_id,
+        "project_id": identity.project_id,
+        "ref_path": identity.ref_path,
+        "ref_protected": "true" if identity.ref_protected else "false",
+        "job_id": identity.job_id,
+        "pipeline_id": identity.pipeline_id,
     }
 
 

@@ -16,6 +16,7 @@ from broker.config.model import (
 from broker.config.table import Table
 from broker.identity.settings import IssuerSettings
 from broker.policy.model import Rate
+from broker.policy.templates import REGION
 from broker.toml_source import Problem, SourceInvalid, parse, read_text
 
 NOWHERE = Path()
@@ -204,6 +205,9 @@ def _vault(table: Table, name: str, warnings: list[str]) -> VaultConfig:
 
 def _aws(table: Table, name: str, issuer_url: str, warnings: list[str]) -> AwsConfig:
     assume_role = table.choice("via", ("issuer", "assume-role")) == "assume-role"
+    region = table.text("region", required=True) or ""
+    if region and not REGION.fullmatch(region):  # it becomes part of a host's name
+        table.problem("region", f"region: {region!r} is not a region such as eu-central-1")
     sts_url = table.url("sts_url")
     if not assume_role and sts_url is None and issuer_url.startswith("http://"):
         warnings.append(
@@ -211,7 +215,7 @@ def _aws(table: Table, name: str, issuer_url: str, warnings: list[str]) -> AwsCo
         )
     return AwsConfig(
         name=name,
-        region=table.text("region", required=True) or "",
+        region=region,
         via="assume-role" if assume_role else "issuer",
         sts_url=sts_url,
         audience=table.text("audience") or "sts.amazonaws.com",

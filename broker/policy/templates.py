@@ -1,6 +1,7 @@
 """Grants with a job's values in them. A value that does not fit its target is refused, never changed to fit.
 
-Changing it (`/` to `_`, as configure-aws-credentials does) would give two jobs the same role, path or tag.
+Changing it (`/` to `_`, as configure-aws-credentials does) would give two jobs the same role, path or tag. This is the only
+place that makes a target, so every limit of one is checked here, at load with short ids and for each job with its own.
 Sources: AWS STS and IAM API references as in aws.md 1.2; Vault API paths.
 """
 
@@ -18,13 +19,15 @@ from broker.policy.placeholders import MisfitError, Values, filled, has_placehol
 # braces, quotes and slashes no value can mean more than itself in any of them.
 _VALUE = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?", re.ASCII)
 
-_ROLE_ARN = re.compile(r"arn:aws(?:-[a-z]+)*:iam::([0-9]{12}):role/(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,64}", re.ASCII)
-_POLICY_ARN = re.compile(r"arn:aws(?:-[a-z]+)*:iam::([0-9]{12}|aws):policy/(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,128}", re.ASCII)
-_MAX_ARN = 2048
+# A name with its path: at most 512 characters.
+_ROLE_ARN = re.compile(r"arn:aws(?:-[a-z]+)*:iam::([0-9]{12}):role/(?=.{1,512}\Z)(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,64}", re.ASCII)
+_POLICY_ARN = re.compile(
+    r"arn:aws(?:-[a-z]+)*:iam::([0-9]{12}|aws):policy/(?=.{1,512}\Z)(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,128}", re.ASCII
+)
 _MAX_POLICY_ARNS = 10
 _MAX_SESSION_POLICY = 2048  # characters, of the inline policy and the managed policies' ARNs together
 _EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
-_REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}")
+REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}")
 
 _VAULT_ROLE = re.compile(r"\w(?:[\w.-]{0,126}\w)?", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9_.@+=:,~-]+", re.ASCII)
@@ -129,7 +132,7 @@ def _aws_parts(grant: AwsGrant, values: Values) -> _Parts:
 
 def _role_arn(grant: AwsGrant, values: Values) -> str:
     arn = filled(grant.role_arn, values)
-    if not _ROLE_ARN.fullmatch(arn) or len(arn) > _MAX_ARN:
+    if not _ROLE_ARN.fullmatch(arn):
         raise MisfitError(f"{arn!r} is not the ARN of a role (arn:aws:iam::<12 digits>:role/<name of at most 64 characters>)")
     return arn
 
@@ -158,7 +161,7 @@ def _external_id(grant: AwsGrant, values: Values) -> str | None:
 
 
 def _region(grant: AwsGrant) -> str | None:
-    if grant.region is not None and not _REGION.fullmatch(grant.region):
+    if grant.region is not None and not REGION.fullmatch(grant.region):
         raise MisfitError(f"{grant.region!r} is not a region such as eu-central-1")
     return grant.region
 

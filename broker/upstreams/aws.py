@@ -13,11 +13,12 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from broker.assertions import AssertionIssuer, role_session_name, source_identity
+from broker.assertions import AssertionIssuer, role_session_name, session_tags, source_identity
 from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused
 from broker.lease import Kind, UpstreamIds
 from broker.moment import Clock
@@ -25,12 +26,13 @@ from broker.policy.model import AwsTarget
 from broker.secret import Secret
 from broker.upstream import Held, Minted, Note, Order, Renewed
 from broker.upstreams.aws_answers import Answer, Asked, from_library, read_answer
-from broker.upstreams.aws_limits import check_assertion, check_job, check_target, session_seconds, session_tags
 from broker.upstreams.pool import UpstreamPool
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 5
 DEADLINE_SECONDS = 25.0  # of all attempts together, waiting for a thread included; an intent lives 60
+_SHORTEST, _LONGEST = timedelta(minutes=15), timedelta(hours=12)  # what STS gives
+_TOKEN_CHARS = 20_000  # of an assertion, for STS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,27 +66,26 @@ class AwsUpstream:
         return "aws"
 
     def plan(self, order: Order) -> UpstreamIds:
-        """Role, session name and source identity, every documented limit of the request checked. Pure.
+        """Role, session name and source identity. Pure.
 
-        Raises Refused(template_value) for ids of the job that do not fit, Misconfigured(upstream_config) for what an operator
-        wrote.
+        Raises Refused(template_value) for ids of the job that do not fit: botocore checks neither lengths nor characters. What
+        an operator wrote is checked where the target is made (`policy.templates`); the packed size of policy and tags only STS
+        can compute.
         """
         target = self._target(order)
-        check_target(target, self._region(target))
+        session_tags(order.identity, order.environment, order.grant)
         if target.external_id is not None and self._settings.via == "issuer":
             raise Misconfigured(
                 Code.UPSTREAM_CONFIG,
                 "this grant cannot be issued as the broker's operators configured it; tell them the correlation id",
                 detail='external_id needs via = "assume-role": AssumeRoleWithWebIdentity has no ExternalId and would ignore it',
             )
-        planned = UpstreamIds(
+        return UpstreamIds(
             upstream=self.name,
             role=target.role_arn,
             session_name=role_session_name(order.identity, order.session_id),
             source_identity=source_identity(order.identity),
         )
-        check_job(planned.session_name, planned.source_identity, session_tags(order))
-        return planned
 
     async def issue(self, order: Order, note: Note) -> Minted:  # noqa: ARG002 - the protocol's
         """One role session. Nothing is noted: the session name is in the intent, and STS gives id and secret in one answer.
@@ -144,7 +145,7 @@ class AwsUpstream:
         try:
             client = self._client(self._region(target))
             if own_keys:
-                tags = session_tags(order)
+                tags = session_tags(order.identity, order.environment, order.grant)
                 request["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
                 request["TransitiveTagKeys"] = list(tags)
                 request["SourceIdentity"] = planned.source_identity
@@ -161,7 +162,7 @@ class AwsUpstream:
                     session_id=order.session_id,
                     aws=True,
                 ).reveal()
-                check_assertion(assertion)
+                require_short(assertion)
                 asked = _asked_with(asked, assertion)
                 request["WebIdentityToken"] = assertion
                 send = client.assume_role_with_web_identity
@@ -223,6 +224,21 @@ class AwsUpstream:
         if not isinstance(order.target, AwsTarget):
             raise Broken(f"grant {order.grant} reached an AWS upstream with a target of another kind")
         return order.target
+
+
+def session_seconds(wanted: timedelta, ttl: timedelta) -> int:
+    """`DurationSeconds`: the shorter of what is wanted and what the grant gives, but no less than STS gives (900 s)."""
+    return int(min(max(min(wanted, ttl), _SHORTEST), _LONGEST).total_seconds())
+
+
+def require_short(assertion: str) -> None:
+    """Raises Misconfigured: an assertion too long for STS is made of names that an operator chose."""
+    if len(assertion) > _TOKEN_CHARS:
+        raise Misconfigured(
+            Code.UPSTREAM_CONFIG,
+            "this grant cannot be issued as the broker's operators configured it; tell them the correlation id",
+            detail=f"the broker's assertion has {len(assertion)} characters and STS takes {_TOKEN_CHARS}",
+        )
 
 
 def _asked_with(asked: Asked, assertion: str) -> Asked:

@@ -14,7 +14,6 @@ from typing import Any
 from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.moment import Moment
 from broker.secret import Secret
-from broker.upstreams.aws_limits import account_of
 
 SKEW = timedelta(seconds=60)  # what DESIGN 3.15 tolerates between our clock and an upstream's
 
@@ -97,7 +96,7 @@ def read_answer(answer: Mapping[str, Any], asked: Asked, now: Moment) -> Answer:
 
 def _check_role(assumed: str, asked: Asked, request_id: str) -> str:
     """The account. Paths of roles are not repeated in the ARN of a session, so only the role's last segment is compared."""
-    partition, account = asked.role_arn.split(":")[1], account_of(asked.role_arn)
+    _, partition, _, _, account, _ = asked.role_arn.split(":")
     name = asked.role_arn.rsplit("/", 1)[-1]
     if assumed != f"arn:{partition}:sts::{account}:assumed-role/{name}/{asked.session_name}":
         raise _somebody_else("AssumedRoleUser", request_id)

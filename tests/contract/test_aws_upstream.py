@@ -454,9 +454,6 @@ async def test_longer_than_the_role_allows_is_a_misconfiguration(upstream: AwsUp
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"target__session_policy": "x" * 2049}, Misconfigured),
-        ({"target__role_arn": "etl"}, Misconfigured),
-        ({"target__region": "nowhere"}, Misconfigured),
         ({"identity": identity(claims={"job_id": "1/2"})}, Refused),
         ({"identity": identity(claims={"pipeline_id": "1#2"})}, Refused),
         ({"identity": identity(claims={"job_id": "1" * 60})}, Refused),

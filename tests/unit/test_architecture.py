@@ -66,6 +66,11 @@ def test_the_server_reads_the_clock_only_where_it_is_handed_down() -> None:
     assert server == set(READS_THE_CLOCK)
 
 
+def test_a_target_is_made_only_where_its_limits_are_checked() -> None:
+    """The upstreams ask for what a target says, without looking at it again."""
+    assert files_where(lambda call: call in ("AwsTarget", "VaultTarget")) == {"broker/policy/templates.py"}
+
+
 def test_sql_is_spoken_in_the_store_alone() -> None:
     importing = {relative(path) for path in FILES if "import sqlite3" in path.read_text()}
     assert all(name.startswith("broker/store/") for name in importing), importing

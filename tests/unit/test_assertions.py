@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.assertions import AssertionIssuer, Keyring, role_session_name, source_identity
+from broker.assertions import AssertionIssuer, Keyring, role_session_name, session_tags, source_identity
 from broker.errors import Code, Misconfigured, Refused
 from broker.moment import rfc3339
 from broker.secret import Secret
@@ -134,6 +134,22 @@ def test_a_value_that_does_not_fit_is_refused_and_never_replaced(value: str) -> 
             assert caught.value.code is Code.TEMPLATE_VALUE
     with pytest.raises(Refused) as caught:
         issuer().for_job(identity(job_id=value + "#"), "production", "lake", "a", session_id=SESSION, aws=True)
+    assert caught.value.code is Code.TEMPLATE_VALUE
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [("", True), ("1" * 256, True), ("a b/c:d=e+f-g@h_i.j", True), ("1#2", False), ("1*", False), ("1\n", False), ("Ü", False),
+     ("1" * 257, False)],
+)  # fmt: skip
+def test_a_tag_is_sent_as_it_is_or_not_at_all(value: str, fits: bool) -> None:
+    """`a#b` and `a_b` must not become one."""
+    job = identity(pipeline_id=value)
+    if fits:
+        assert session_tags(job, "production", "lake")["pipeline_id"] == value
+        return
+    with pytest.raises(Refused, match="session tag pipeline_id") as caught:
+        session_tags(job, "production", "lake")
     assert caught.value.code is Code.TEMPLATE_VALUE
 
 

@@ -254,6 +254,7 @@ BAD = [
     ('profile = "gitlab"', 'profile = "gitlab"\nmax_lifetime = "soon"', "is not a length of time"),
     ('profile = "gitlab"', 'profile = "gitlab"\njwks_url = "https://a"\njwks_file = "ca.pem"', "both say where the keys are"),
     ('kind = "aws"', 'kind = "azure"', "kind is 'azure'"),
+    ('region = "eu-central-1"', 'region = "eu-central-1.evil.example/"', "is not a region such as"),
     ("[log]", '[limits]\nproject_rate = "many"\n[log]', "'many' is not a rate"),
     ("[log]", "[limits]\nconcurrency = true\n[log]", "concurrency is true or false; it is a whole number"),
     ("[[issuer]]", "[issuer]", "issuer is a table; it is an array of tables"),

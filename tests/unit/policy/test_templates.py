@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import Code, Refused
-from broker.policy.language import parse
+from broker.policy.language import PolicyInvalid, parse
 from broker.policy.model import AwsTarget, Grant, VaultTarget
-from broker.policy.templates import fill
+from broker.policy.templates import REGION, fill
 from tests.unit.policy.build import HEAD, PRODUCTION, job
 
 
@@ -78,6 +78,41 @@ def test_a_value_that_makes_a_target_too_long_is_refused() -> None:
     assert caught.value.code is Code.TEMPLATE_VALUE
     assert "111122223333" not in caught.value.public
     assert "is not the ARN of a role" in caught.value.detail
+
+
+def test_what_sts_takes_at_most_is_taken_and_no_more() -> None:
+    """ARNs in every partition, a role's path, the longest external id; each with its refused neighbour."""
+    account = "arn:aws:iam::111122223333:"
+
+    def takes(role: str, **more: object) -> bool:
+        lines = [f"{name} = {json.dumps(value)}" for name, value in more.items()]
+        try:
+            _grant("[grant.aws]\n" + "\n".join([f'role_arn = "{role}"', *lines]))
+        except PolicyInvalid:
+            return False
+        return True
+
+    for role in ("arn:aws-us-gov:iam::111122223333:role/ci/data/etl_1+=,.@-x", account + "role/" + "p/" * 249 + "n" * 14):
+        assert takes(role)
+    for role in (account + "role/" + "p/" * 249 + "n" * 15, account + "user/etl", account + "role/etl*", account + "role//etl"):
+        assert not takes(role)
+    etl = account + "role/etl"
+    assert takes(etl, external_id="x" * 1224)
+    assert not takes(etl, external_id="x" * 1225)
+    assert takes(etl, policy_arns=[f"{account}policy/p{n}" for n in range(9)] + ["arn:aws:iam::aws:policy/ReadOnlyAccess"])
+    assert takes(etl, policy_arns=[account + "policy/" + "p/" * 249 + "n" * 14])
+    assert not takes(etl, policy_arns=[account + "policy/" + "p/" * 249 + "n" * 15])
+
+
+@pytest.mark.parametrize("region", ["eu-central-1", "us-gov-west-1", "cn-north-1", "us-iso-east-1", "ap-southeast-4"])
+def test_regions_of_all_partitions_are_regions(region: str) -> None:
+    assert REGION.fullmatch(region)
+
+
+@pytest.mark.parametrize("region", ["", "eu", "eu-central", "eu-central-1.evil.example/", "EU-CENTRAL-1", "eu-central-1\n"])
+def test_a_region_is_not_a_way_to_another_host(region: str) -> None:
+    """It becomes part of the endpoint's name."""
+    assert not REGION.fullmatch(region)
 
 
 def test_a_session_policy_that_becomes_too_long_is_refused() -> None:
