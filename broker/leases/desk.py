@@ -99,9 +99,13 @@ class SessionDesk:
         try:
             live = await self._enter(unverified_handle, peer)
         except Refused as refusal:
-            if refusal.code in (Code.SESSION_EXPIRED, Code.SESSION_IDLE, Code.SESSION_REVOKED):
-                return
-            raise
+            if refusal.code not in (Code.SESSION_EXPIRED, Code.SESSION_IDLE, Code.SESSION_REVOKED):
+                raise
+            # Who was told that not everything is gone yet asks again: the answer is about the leases, not the state.
+            ended = self._table.by_hash(handle_hash(unverified_handle))
+            if ended is not None:
+                await self._ending.end_again(ended, correlation_id)
+            return
         await self._ending.end(live, SessionState.CLOSED, "closed by its holder", correlation_id)
 
     # --- how ---------------------------------------------------------------------------------------------------------
@@ -130,8 +134,10 @@ class SessionDesk:
             if live.key is not None:
                 return
             key = SealKey(handle, live.session.session_id)
+            found = await self._ledger.leases(live.session.session_id)
             now = self._clock()
-            for stored in await self._ledger.leases(live.session.session_id):
+            live.require_live(now)  # it may have ended meanwhile, and what it had been revoked
+            for stored in sorted(found, key=lambda lease: lease.version):  # the order of rows is not authenticated
                 try:
                     lease, held = open_lease(key, stored, now)
                 except Broken as broken:

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 
 from broker.audit.entry import About, Journal
 from broker.errors import BrokerError, Refused, Unavailable
@@ -19,6 +22,18 @@ log = logging.getLogger("credbroker.ending")
 
 _SWEEP_FIRST = 5.0  # seconds until a revocation that failed is tried again; doubles up to
 _SWEEP_MOST = 300.0
+
+
+@dataclass(slots=True)
+class _Unfinished:
+    """An end on its way: what is still to be written and taken back."""
+
+    live: LiveSession
+    reason: str
+    closed: bool  # the store knows that it is over
+    issued: Sequence[Issued] | None = None  # None: not gathered yet
+    not_revocable_until: datetime | None = None
+    trying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Ending:
@@ -42,7 +57,8 @@ class Ending:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()  # sessions whose end is under way: not the sweep's business
-        self._waits: dict[str, tuple[float, float]] = {}  # session id: (try again at, wait after that)
+        self._unfinished: dict[str, _Unfinished] = {}  # by session id
+        self._waits: dict[str, tuple[float, float]] = {}  # session or intent id: (try again at, wait after that)
 
     def start(self, live: LiveSession, state: SessionState, reason: str) -> None:
         """End a session in the background. It serves nothing from this call on."""
@@ -60,18 +76,12 @@ class Ending:
         if live.state is not SessionState.LIVE:
             return
         live.state = state
-        self._busy.add(live.session.session_id)
-        try:
-            issued = await self._stop(live)
-            try:
-                await self._close(live.session, state, reason, correlation_id, issued)
-            finally:
-                # Revoking never waits for the log (DESIGN 3.11).
-                await self._revocation.take_back(live.session, issued, reason, correlation_id)
-            live.key = None
-            self._table.remove(live)
-        finally:
-            self._busy.discard(live.session.session_id)
+        self._unfinished[live.session.session_id] = _Unfinished(live, reason, closed=False)
+        await self._finish(live.session.session_id, reason, correlation_id)
+
+    async def end_again(self, live: LiveSession, correlation_id: str) -> None:
+        """What an end that was asked for before has left, if anything. Raises as `end` does."""
+        await self._finish(live.session.session_id, "sweep", correlation_id)
 
     async def take_back_replaced(self, session_id: str, correlation_id: str) -> None:
         """The leases of a session that a resumed exchange has closed already."""
@@ -79,28 +89,28 @@ class Ending:
         if live is None or live.state is not SessionState.LIVE:
             return  # the sweep finds it in the store
         live.state = SessionState.REVOKED
-        self._busy.add(session_id)
+        self._unfinished[session_id] = _Unfinished(live, "resumed", closed=True)
         try:
-            issued = await self._stop(live)
-            await self._revocation.take_back(live.session, issued, "resumed", correlation_id)
-            self._table.remove(live)
+            await self._finish(session_id, "resumed", correlation_id)
         except BrokerError as error:
             log.warning("session.end_incomplete", extra={"session_id": session_id, "code": error.code.word})
-        finally:
-            self._busy.discard(session_id)
 
     async def sweep(self) -> None:
-        """Sessions that ended with leases still alive, intents past their deadline.
+        """Ends that were not completed, sessions that ended with leases still alive, intents past their deadline.
 
-        Raises what the ledger's reads raise. A session whose upstream is away is tried again after a growing wait.
+        Raises what the ledger's reads raise. Each is tried whatever the others meet, and what fails again after a growing wait.
         """
-        now = self._clock()
-        for session in await self._ledger.lapsed(now.wall):
-            due, _ = self._waits.get(session.session_id, (0.0, 0.0))
-            if session.session_id not in self._busy and now.mono >= due:
-                await self._sweep_session(session, now)
-        for intent in await self._ledger.overdue_intents(now.wall):
-            await self._sweep_intent(intent)
+        tried = set(self._unfinished)
+        for session_id in tried:
+            await self._try(session_id, partial(self._finish, session_id, "sweep", new_id()))
+        for session in await self._ledger.lapsed(self._clock().wall):
+            if session.session_id not in tried:
+                tried.add(session.session_id)
+                await self._try(session.session_id, partial(self._sweep_session, session))
+        for intent in await self._ledger.overdue_intents(self._clock().wall):
+            tried.add(intent.intent_id)
+            await self._try(intent.intent_id, partial(self._sweep_intent, intent))
+        self._waits = {name: wait for name, wait in self._waits.items() if name in tried}
 
     async def drain(self) -> None:
         """Until no ending is under way."""
@@ -108,6 +118,56 @@ class Ending:
             await asyncio.wait(self._tasks)
 
     # --- how ---------------------------------------------------------------------------------------------------------
+
+    async def _finish(self, session_id: str, reason: str, correlation_id: str) -> None:
+        """One more try at an end. When it raises, what is left stays for the next one."""
+        rest = self._unfinished.get(session_id)
+        if rest is None:
+            return
+        async with rest.trying:
+            if session_id in self._unfinished:
+                await self._go_on(session_id, rest, reason, correlation_id)
+
+    async def _go_on(self, session_id: str, rest: _Unfinished, reason: str, correlation_id: str) -> None:
+        live = rest.live
+        self._busy.add(session_id)
+        try:
+            if rest.issued is None:
+                rest.issued = await self._stop(live)
+                rest.not_revocable_until = self._beyond(rest.issued)
+                # From here on the ids, and the tokens that revoke, are all that is kept.
+                live.key = None
+                live.slots.clear()
+            try:
+                if not rest.closed:
+                    await self._close(rest, correlation_id)
+            finally:
+                # Revoking never waits for the log (DESIGN 3.11).
+                rest.issued, error = await self._revocation.take_back(live.session, rest.issued, reason, correlation_id)
+            if not rest.issued:
+                del self._unfinished[session_id]
+                self._table.remove(live)
+            if error is not None:
+                raise error
+        finally:
+            self._busy.discard(session_id)
+
+    async def _try(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """One item of the sweep. A failure is this item's alone, a bug too: it must not keep the others from being revoked."""
+        now = self._clock()
+        due, wait = self._waits.get(name, (0.0, _SWEEP_FIRST))
+        if name in self._busy or now.mono < due:
+            return
+        try:
+            await work()
+        except BrokerError as error:
+            log.warning("sweep.waits", extra={"id": name, "code": error.code.word, "detail": error.detail})
+        except Exception:
+            log.exception("sweep.broke", extra={"id": name})
+        else:
+            self._waits.pop(name, None)
+            return
+        self._waits[name] = (now.mono + wait, min(_SWEEP_MOST, wait * 2))
 
     async def _end_quietly(self, live: LiveSession, state: SessionState, reason: str) -> None:
         try:
@@ -117,6 +177,8 @@ class Ending:
                 "session.end_incomplete",
                 extra={"session_id": live.session.session_id, "code": error.code.word, "detail": error.detail},
             )
+        except Exception:  # the sweep goes on with it
+            log.exception("session.end_broke", extra={"session_id": live.session.session_id})
 
     async def _stop(self, live: LiveSession) -> list[Issued]:
         """No further credential comes to this session; all that did."""
@@ -135,38 +197,33 @@ class Ending:
                 known.setdefault(stored.lease_id, Issued.of_stored(stored))
         return list(known.values())
 
-    async def _close(
-        self, session: Session, state: SessionState, reason: str, correlation_id: str, issued: Sequence[Issued]
-    ) -> None:
+    def _beyond(self, issued: Sequence[Issued]) -> datetime | None:
+        """Until when the last of what no broker can take back lives."""
         now = self._clock()
-        beyond = [one.upstream_expires_at for one in issued if one.revocable == "none" and not one.past(now)]
+        ends = (one.upstream_expires_at for one in issued if one.revocable == "none" and not one.past(now))
+        return max((end for end in ends if end is not None), default=None)
+
+    async def _close(self, rest: _Unfinished, correlation_id: str) -> None:
+        session, state = rest.live.session, rest.live.state
         entry = self._journal.session_closed(
-            at=now.wall,
+            at=self._clock().wall,
             about=about_session(session, correlation_id),
             state=state.value,
-            reason=reason,
-            not_revocable_until=max((end for end in beyond if end is not None), default=None),
+            reason=rest.reason,
+            not_revocable_until=rest.not_revocable_until,
         )
         try:
             await self._ledger.commit([CloseSession(session_id=session.session_id, state=state)], [entry])
         except Refused:
             log.info("session.closed_already", extra={"session_id": session.session_id})
+        rest.closed = True
 
-    async def _sweep_session(self, session: Session, now: Moment) -> None:
-        live = self._table.by_id(session.session_id)
-        if live is not None:
-            issued = await self._issued_to(live)
-        else:
-            issued = [Issued.of_stored(lease) for lease in await self._ledger.leases(session.session_id)]
-        try:
-            await self._revocation.take_back(session, issued, "sweep", new_id())
-        except BrokerError:
-            _, wait = self._waits.get(session.session_id, (0.0, _SWEEP_FIRST))
-            self._waits[session.session_id] = (now.mono + wait, min(_SWEEP_MOST, wait * 2))
-            return
-        self._waits.pop(session.session_id, None)
-        if live is not None:
-            self._table.remove(live)
+    async def _sweep_session(self, session: Session) -> None:
+        """One that ended while another process kept its leases, before a restart above all."""
+        issued = [Issued.of_stored(lease) for lease in await self._ledger.leases(session.session_id)]
+        _, error = await self._revocation.take_back(session, issued, "sweep", new_id())
+        if error is not None:
+            raise error
 
     async def _shares_login(self, session: Session, intent: StoredIntent) -> bool:
         """Whether a live session holds leases of the login that this intent used: revoking it now would cut them off."""
@@ -183,9 +240,8 @@ class Ending:
         elif intent.ids.accessor:
             try:
                 await self._revocation.upstream(intent.ids.upstream).revoke([Held(ids=intent.ids, token=None)])
-            except Unavailable as error:
-                log.warning("sweep.intent_waits", extra={"intent_id": intent.intent_id, "detail": error.detail})
-                return
+            except Unavailable:
+                raise
             except BrokerError as error:
                 outcome = f"could not be revoked ({error.code.word}): it waits for its expiry"
             else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from broker.audit.entry import Journal
-from broker.errors import BrokerError, Code, Misconfigured, Unavailable
+from broker.errors import Broken, BrokerError, Code, Misconfigured, Unavailable
 from broker.lease import Lease, Revocable
 from broker.ledger import Change, EndLease, Ledger, StoredLease
 from broker.moment import Moment
@@ -67,18 +67,22 @@ class Revocation:
         self._upstreams = upstreams
         self._clock = clock
 
-    async def take_back(self, session: Session, issued: Sequence[Issued], reason: str, correlation_id: str) -> None:
-        """Revoke all of it. Raises the first error once every login was tried; what is gone is written either way."""
+    async def take_back(
+        self, session: Session, issued: Sequence[Issued], reason: str, correlation_id: str
+    ) -> tuple[list[Issued], BrokerError | None]:
+        """Revoke all of it. Returns what is not known to be gone, and the first error once every login was tried; what is gone
+        is written either way.
+        """
         by_login: dict[tuple[str, str], list[Issued]] = defaultdict(list)
         for one in issued:
             by_login[one.held.ids.upstream, one.held.ids.accessor].append(one)
-        errors = [
-            error
-            for (upstream, _), group in by_login.items()
-            if (error := await self._login(session, upstream, group, reason, correlation_id)) is not None
-        ]
-        if errors:
-            raise errors[0]
+        left: list[Issued] = []
+        first: BrokerError | None = None
+        for (upstream, _), group in by_login.items():
+            rest, error = await self._login(session, upstream, group, reason, correlation_id)
+            left += rest
+            first = first or error
+        return left, first
 
     def upstream(self, name: str) -> Upstream:
         """The upstream a stored lease names. Raises Unavailable when it is configured no longer."""
@@ -90,25 +94,11 @@ class Revocation:
 
     async def _login(
         self, session: Session, upstream: str, group: Sequence[Issued], reason: str, correlation_id: str
-    ) -> BrokerError | None:
-        """The credentials of one upstream login, then the login itself."""
+    ) -> tuple[Sequence[Issued], BrokerError | None]:
+        """The credentials of one upstream login, then the login itself: what is left, and why."""
         now = self._clock()
         to_revoke = [one for one in group if one.held.token is not None or not one.past(now)]
-        error: BrokerError | None = None
-        if to_revoke:
-            try:
-                await self.upstream(upstream).revoke([one.held for one in to_revoke])
-            except BrokerError as failure:
-                error = failure
-                log.warning(
-                    "lease.revoke_failed",
-                    extra={
-                        "session_id": session.session_id,
-                        "upstream": upstream,
-                        "code": failure.code.word,
-                        "detail": failure.detail,
-                    },
-                )
+        error = await self._revoked(session, upstream, to_revoke) if to_revoke else None
         # Only what this broker can cut is said to be revoked. The rest lapses, and `session_closed` said until when.
         cut = [one for one in group if one.revocable == "lease" and not one.past(now)]
         if error is None:
@@ -144,7 +134,24 @@ class Revocation:
         changes: list[Change] = [EndLease(lease_id=one.lease_id) for one in ended]
         try:
             await self._ledger.commit(changes, entries)
-        except Unavailable as unwritten:
+        except BrokerError as unwritten:
             # The sweep comes back to it: revoking twice is harmless, and then it is written.
-            return error or unwritten
+            return group, error or unwritten
+        gone = {one.lease_id for one in ended}
+        return [one for one in group if one.lease_id not in gone], error
+
+    async def _revoked(self, session: Session, upstream: str, to_revoke: Sequence[Issued]) -> BrokerError | None:
+        """What kept the upstream from it, if anything did. A bug is that login's alone: the others have to be revoked too."""
+        error: BrokerError
+        try:
+            await self.upstream(upstream).revoke([one.held for one in to_revoke])
+        except BrokerError as failure:
+            error = failure
+        except Exception as bug:
+            log.exception("lease.revoke_broke", extra={"session_id": session.session_id, "upstream": upstream})
+            error = Broken(f"{type(bug).__name__} while revoking")
+        else:
+            return None
+        fields = {"session_id": session.session_id, "upstream": upstream, "code": error.code.word, "detail": error.detail}
+        log.warning("lease.revoke_failed", extra=fields)
         return error

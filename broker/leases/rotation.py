@@ -86,8 +86,8 @@ class Rotation:
         """The next refresh of a slot that has a lease: at its `refresh_at`, or after the back-off of a failure."""
         if slot.timer is not None:
             slot.timer.cancel()
-        if slot.lease is None:
-            return
+        if slot.lease is None or live.state is not SessionState.LIVE:
+            return  # a flight that lands after the end must not keep the session's secrets in a timer
         at = max(slot.lease.mono_refresh, slot.retry_at)
         delay = max(0.0, at - self._clock().mono)
         slot.timer = asyncio.get_running_loop().call_later(delay, self._due, live, slot)
