@@ -16,7 +16,7 @@ class BoundedDenials:
     """Which refusals get an entry of their own; all others are counted per (code, listener) for the next `rollup`.
 
     Memory is bounded: codes and listeners are our own closed lists, and past 10 000 subjects in one minute a new subject's
-    denials are counted only. Implements `issuing.Denials`; for one thread.
+    denials are counted only. Implements `refusing.Denials`; for one thread.
     """
 
     def __init__(self) -> None:

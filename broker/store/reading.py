@@ -1,6 +1,5 @@
 """A stored log as auditors read it: read only, one snapshot, no secret needed, beside a running broker or from a copy."""
 
-import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,12 +11,15 @@ from broker.audit.kept import Kept, KeptHead, KeptPolicy
 from broker.audit.query import Query
 from broker.errors import Code, Misconfigured
 from broker.moment import epoch_ms
-from broker.store.schema import BUSY_SECONDS, check_ours, uri
+from broker.store.schema import check_ours, connected, uri
 
 _ENTRIES = (
     "SELECT idx, leaf, body, entry_id, kind, time_ms, project_id, project_path, job_id, session_id, environment, grant_name,"
     " intent_id, policy_hash FROM entry"
 )
+
+
+_LOOK = "SELECT count(*) FROM sqlite_master"  # a connection that cannot read says so only when it is asked something
 
 
 class LogFile:
@@ -116,24 +118,12 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
 def _connect(path: Path) -> sqlite3.Connection:
     """Read only. A copy on a medium that nobody can write has no room for WAL's side files and is read as it lies there."""
     try:
-        return _readable(uri(path, "ro"))
+        return connected(uri(path, "ro"), _LOOK)
     except sqlite3.OperationalError:
         unmerged = path.with_name(path.name + "-wal")
         if not path.is_file() or (unmerged.exists() and unmerged.stat().st_size):
             raise
-        return _readable(uri(path, "ro") + "&immutable=1")
-
-
-def _readable(address: str) -> sqlite3.Connection:
-    db = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        db.execute("PRAGMA trusted_schema = OFF")
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
-        with contextlib.suppress(sqlite3.Error):
-            db.close()
-        raise
-    return db
+        return connected(uri(path, "ro") + "&immutable=1", _LOOK)
 
 
 def _said(index: int, body: object) -> Facets:

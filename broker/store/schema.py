@@ -115,22 +115,20 @@ def create_private(path: Path) -> None:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for the writer: every commit is on disk before it returns. Makes no file. Raises sqlite3.Error."""
-    db = sqlite3.connect(uri(path, "rw"), uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA trusted_schema = OFF")  # a writer of the file must not get code run through its schema
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
+    return connected(uri(path, "rw"), "PRAGMA synchronous = FULL")
 
 
 def connect_reading(path: Path) -> sqlite3.Connection:
     """A connection that only reads, usable from any one thread at a time. Raises sqlite3.Error."""
-    db = sqlite3.connect(uri(path, "rw"), uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    return connected(uri(path, "rw"), "PRAGMA query_only = ON")
+
+
+def connected(address: str, first: str) -> sqlite3.Connection:
+    """A connection on which `first` has run. Raises sqlite3.Error."""
+    db = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA query_only = ON")
-        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA trusted_schema = OFF")  # a writer of the file must not get code run through its schema
+        db.execute(first).fetchall()
     except sqlite3.Error:
         db.close()
         raise

@@ -147,12 +147,7 @@ class Writer:
         except Broken as broken:  # the head is not ours to sign on from
             self.writable = False
             self._faults.note(broken)
-            refusal = Unavailable(
-                Code.LOG_UNAVAILABLE,
-                "the issuance log is damaged and takes no entries, so nothing was done",
-                detail=broken.detail,
-            )
-            results = [refusal] * len(group)
+            results = [_damaged(broken) for _ in group]
         else:
             self.writable = True
         return results

@@ -11,7 +11,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Implements `issuing.Meter`, counts requests for the doors, and reads the gauges that wiring hands in."""
+    """Implements `refusing.Meter`, counts requests for the doors, and reads the gauges that wiring hands in."""
 
     def __init__(self) -> None:
         # Not prometheus-client's global registry: two brokers in one process (tests, demo) would add up.
