@@ -1,11 +1,10 @@
 """`credbroker audit`: whether the log is what was signed, and what is in it. Needs the database file and no secret."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,13 +18,12 @@ from broker.audit.verify import Report
 from broker.audit.verify import verify as verified
 from broker.errors import BrokerError
 from broker.store.reading import LogFile, open_readonly
+from broker.toml_source import duration
 
 _BAD_DATA = 65  # sysexits.h EX_DATAERR
 _PROGRESS_FROM = 5_000
 _PROGRESS_EVERY = 1_000
 _DATABASE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_SPAN = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @click.group()
@@ -169,13 +167,13 @@ def _key(given: str) -> VerifierKey:
 def _time(option: str, given: str | None, now: datetime) -> datetime | None:
     if given is None:
         return None
-    span = _SPAN.fullmatch(given)
-    if span:
-        return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
     try:
         at = datetime.fromisoformat(given)
     except ValueError:
-        raise click.BadParameter("give a time as 2026-11-23T08:00:00Z, or a span as 90m, 2h, 7d", param_hint=option) from None
+        try:
+            return now - duration(given)
+        except (ValueError, OverflowError):
+            raise click.BadParameter("give a time as 2026-11-23T08:00:00Z, or a span as 90m, 2h, 7d", param_hint=option) from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

@@ -127,7 +127,9 @@ def test_a_time_may_be_given_in_several_ways(store: SqliteStore, since: str, fou
 
 
 def test_a_time_may_be_a_span(store: SqliteStore) -> None:
-    assert _run("query", store.path, "--since", "36500d").exit_code == 0
-    result = _run("query", store.path, "--since", "soon")
-    assert result.exit_code == 2
-    assert "give a time as" in result.stderr
+    for span in ("36500d", "90m", "1h30m"):
+        assert _run("query", store.path, "--since", span).exit_code == 0
+    for odd in ("soon", "0s", "5", "999999d"):  # the last would be before the year 1
+        result = _run("query", store.path, "--since", odd)
+        assert result.exit_code == 2
+        assert "give a time as" in result.stderr
