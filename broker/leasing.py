@@ -44,6 +44,8 @@ def hours(session: Session, kind: Kind, minted: Minted, ttl: timedelta, asked: M
     else:
         life = None if minted.expires_at is None else left
         after = min(left, refresh_after(kind, life, spread=pace.spread(), rotate_every=pace.rotate_every))
+        if not minted.static and _is_last(session, expires_at, asked, after, pace):
+            after = left
     return Hours(
         refresh_at=asked.wall + after,
         expires_at=expires_at,
@@ -105,6 +107,8 @@ def extended(lease: Lease, session: Session, renewed: Renewed, now: Moment, pace
     expires_at = min(renewed.expires_at, session.expires_at)
     life = expires_at - now.wall
     after = refresh_after(lease.kind, life, spread=pace.spread(), rotate_every=pace.rotate_every)
+    if _is_last(session, expires_at, now, after, pace):
+        after = life
     return replace(
         lease,
         refresh_at=min(now.wall + after, expires_at),
@@ -113,6 +117,19 @@ def extended(lease: Lease, session: Session, renewed: Renewed, now: Moment, pace
         mono_refresh=now.mono + min(after, life).total_seconds(),
         mono_expires=now.mono + life.total_seconds(),
     )
+
+
+_LAST_STRETCH = timedelta(minutes=15)
+
+
+def _is_last(session: Session, expires_at: datetime, now: Moment, after: timedelta, pace: Pace) -> bool:
+    """Whether a lease need not be replaced: it lasts as long as its session, and its refresh would fall into the end of that.
+
+    A newer one would last no longer for the job, but STS's shortest outlives the session by up to a quarter of an hour; and
+    halves of what is left would be refreshed faster and faster.
+    """
+    lasts = expires_at >= session.expires_at and session.expires_at - (now.wall + after) < _LAST_STRETCH
+    return lasts and pace.rotate_every is None
 
 
 def same_values(one: Mapping[str, Secret], other: Mapping[str, Secret]) -> bool:

@@ -143,7 +143,7 @@ class SessionDesk:
                 except Broken as broken:
                     log.error("lease.seal_broken", extra={"lease_id": stored.lease_id, "detail": broken.detail})  # noqa: TRY400  (no traceback: it would carry the row)
                     continue
-                slot = live.slot(stored.grant, stored.subpath)
+                slot = live.slot(stored.grant, stored.subpath, now)
                 slot.current(lease, held)
                 slot.last_read = now.mono
             live.key = key

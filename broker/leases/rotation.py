@@ -45,8 +45,8 @@ class Rotation:
         A lease that is due is served while its successor is fetched; a dead one is waited for, up to `patience`. While an
         upstream is away the last lease is served to its own end. Raises Refused, Unavailable or Misconfigured.
         """
-        slot = live.slot(request.grant, request.subpath)
         now = self._clock()
+        slot = live.slot(request.grant, request.subpath, now)
         lease = slot.lease
         if lease is not None and freshness(lease, now) is not Freshness.DEAD and _lasts(lease, request.min_ttl, now):
             slot.last_read = now.mono
@@ -192,8 +192,6 @@ class Rotation:
         if isinstance(error, Refused):
             # Final: what policy or upstream no longer gives is not handed out from memory either. It dies with the session.
             slot.drop()
-            if slot.last is None:  # nothing was ever issued here: an invented subpath leaves nothing behind
-                live.slots.pop((slot.grant, slot.subpath), None)
             if error.code in _POLICY_CODES:
                 self._on_policy_refusal(live)
 
@@ -201,7 +199,8 @@ class Rotation:
         """Refuse what cannot be had before a credential is minted for it."""
         rest = live.mono_expires - now.mono
         full_life = None if slot.lease is None else slot.lease.mono_expires - slot.lease.mono_issued
-        if min_ttl.total_seconds() > rest or (full_life is not None and min_ttl.total_seconds() > full_life + 1):
+        # Not a second more than the whole life, or each such request would mint a credential and then refuse it.
+        if min_ttl.total_seconds() > rest or (full_life is not None and min_ttl.total_seconds() > full_life):
             raise _ttl_unavailable(slot.grant)
 
 

@@ -12,6 +12,7 @@ from broker.session import Session, SessionState
 from broker.upstream import Held
 
 _MOST_SLOTS = 1000
+_EMPTY_KEPT = 60.0  # seconds after its back-off
 
 STATE_REFUSALS = {
     SessionState.CLOSED: (Code.SESSION_REVOKED, "this session was ended by its job; open a new one with the job token"),
@@ -54,6 +55,10 @@ class Slot:
             self.superseded.append((self.lease, self.held))
         self.lease = self.held = None
 
+    def empty(self, now: Moment) -> bool:
+        """Never had a lease, and its last failure is long enough ago to be forgotten."""
+        return self.last is None and self.flight is None and now.mono >= self.retry_at + _EMPTY_KEPT
+
     def all_held(self) -> list[tuple[Lease, Held]]:
         newest = [(self.lease, self.held)] if self.lease is not None and self.held is not None else []
         return self.superseded + newest
@@ -72,8 +77,14 @@ class LiveSession:
     slots: dict[tuple[str, str], Slot] = field(default_factory=dict)
     warming: "asyncio.Lock" = field(default_factory=asyncio.Lock)
 
-    def slot(self, grant: str, subpath: str) -> Slot:
-        """The slot of that name. Raises Unavailable(rate_limited) when subpaths are being invented without end."""
+    def slot(self, grant: str, subpath: str, now: Moment) -> Slot:
+        """The slot of that name. Raises Unavailable(rate_limited) when subpaths are being invented without end.
+
+        A slot whose every issuance failed is kept for its back-off, or asking again would ask the upstream again at once.
+        """
+        if (grant, subpath) not in self.slots and len(self.slots) >= _MOST_SLOTS:
+            for name in [name for name, slot in self.slots.items() if slot.empty(now)]:
+                del self.slots[name]
         if (grant, subpath) not in self.slots and len(self.slots) >= _MOST_SLOTS:
             raise Unavailable(
                 Code.RATE_LIMITED, f"this session reads {_MOST_SLOTS} different paths already; it can read no further ones"
