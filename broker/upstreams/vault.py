@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
@@ -113,7 +113,7 @@ class VaultUpstream:
                 Code.TTL_UNAVAILABLE,
                 f"the credential of grant {order.grant!r} has no lease to renew; it has to be read again",
             )
-        asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
+        asking = self._asking(order)
         if held.token is None:
             return await self._pool.run(self._renew_cold, asking, held.ids, deadline=self._patience.renew)
         return await self._pool.run(self._renew, asking, held.ids.lease_id, held.token, deadline=self._patience.renew)
@@ -127,17 +127,14 @@ class VaultUpstream:
         if not shared:
             await self.revoke([held])
         elif held.ids.lease_id:
-            asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
-            ending = Ending(asking=asking, maintain=self._maintain(asking))
-            await self._pool.run(ending.end_lease, held, deadline=self._patience.revoke)
+            await self._pool.run(self._ending(self._asking(order)).end_lease, held, deadline=self._patience.revoke)
 
     async def revoke(self, helds: Sequence[Held]) -> None:
         """Every lease with `sync`, then its login, verified. Logins are ended one by one; the first failure is raised last."""
         logins: dict[str, list[Held]] = {}
         for held in helds:
             logins.setdefault(held.ids.accessor or held.ids.lease_id, []).append(held)
-        asking = self._asking("", "a revocation")
-        ending = Ending(asking=asking, maintain=self._maintain(asking))
+        ending = self._ending(self._asking(None))
         failures = [await self._ended(ending, group) for group in logins.values()]
         for failure in failures:
             if failure is not None:
@@ -147,11 +144,21 @@ class VaultUpstream:
         """Closes the connections."""
         self._wire.close()
 
-    def _asking(self, correlation_id: str, what: str) -> Asking:
-        return Asking(wire=self._wire, settings=self._settings, clock=self._clock, correlation_id=correlation_id, what=what)
+    def _asking(self, order: Order | None) -> Asking:
+        """On behalf of an order, or of a revocation, which has none."""
+        return Asking(
+            wire=self._wire,
+            settings=self._settings,
+            clock=self._clock,
+            correlation_id="" if order is None else order.correlation_id,
+            what="a revocation" if order is None else f"grant {order.grant!r}",
+        )
+
+    def _ending(self, asking: Asking) -> Ending:
+        return Ending(asking=asking, maintain=self._maintain(asking))
 
     async def _login(self, order: Order) -> Login:
-        asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
+        asking = self._asking(order)
         assertion = self._issuer.for_job(
             order.identity,
             order.environment,
@@ -174,7 +181,7 @@ class VaultUpstream:
         held = order.login
         if held is None or held.token is None or held.ids.role not in ("", _target(order).role):
             return None
-        asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
+        asking = self._asking(order)
         return await self._pool.run(self._extend, asking, held, order.ttl, deadline=self._patience.login)
 
     def _extend(self, asking: Asking, held: Held, wanted: timedelta) -> Login | None:
@@ -199,7 +206,7 @@ class VaultUpstream:
         )
 
     async def _read(self, order: Order, planned: UpstreamIds, login: Login) -> Minted:
-        asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
+        asking = self._asking(order)
         target = _target(order)
         asked = self._clock().wall
         answer = await self._pool.run(asking.ask, Doing.READ, "GET", url_path(target), login.token, deadline=self._patience.read)
@@ -230,7 +237,7 @@ class VaultUpstream:
         return None
 
     async def _discard(self, order: Order, login: Login) -> bool:
-        asking = self._asking(order.correlation_id, f"grant {order.grant!r}")
+        asking = self._asking(order)
         try:
             failure = await self._pool.run(asking.forget, login.token, deadline=self._patience.login)
         except BrokerError as error:
@@ -275,22 +282,12 @@ class VaultUpstream:
             asking.forget(login.token)
         return Renewed(expires_at=min(lease_end, token_end), request_id=request_id)
 
-    def _maintain(self, asking: Asking) -> "_Maintain | None":
+    def _maintain(self, asking: Asking) -> Callable[[], Login] | None:
+        """How the broker logs in for itself (`sub = broker:maintenance`, DESIGN 3.10); None without a role for that."""
         role = self._settings.maintenance_role
-        return None if role is None else _Maintain(asking, role, self._issuer, self._settings.audience)
-
-
-class _Maintain:
-    """The broker's own login (`sub = broker:maintenance`, DESIGN 3.10), made when it is called."""
-
-    def __init__(self, asking: Asking, role: str, issuer: Assertions, audience: str) -> None:
-        self._asking = asking
-        self._role = role
-        self._issuer = issuer
-        self._audience = audience
-
-    def __call__(self) -> Login:
-        return self._asking.login(self._role, self._issuer.maintenance(self._audience))
+        if role is None:
+            return None
+        return lambda: asking.login(role, self._issuer.maintenance(self._settings.audience))
 
 
 def _target(order: Order) -> VaultTarget:
