@@ -5,7 +5,8 @@ import stat
 from pathlib import Path
 
 from broker.config.model import Address, Https, Listen
-from broker.config.table import Table, is_loopback
+from broker.config.table import Table
+from broker.loopback import is_loopback
 
 
 def listeners(root: Table, warnings: list[str]) -> Listen:

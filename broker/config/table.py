@@ -1,25 +1,15 @@
 """A table of `broker.toml`: paths are relative to the file, URLs are https, and nothing in it is a secret."""
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from broker import toml_table
+from broker.loopback import is_loopback
 from broker.toml_source import Problem, Source
 
 _MAX_PORT = 65535
-
-
-def is_loopback(host: str) -> bool:
-    """`localhost` or an address of the loopback network, as a literal. No name is ever resolved."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Table(toml_table.Table):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import ssl
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util import Url, parse_url
+
+from broker.loopback import is_loopback
 
 _STEP_SECONDS = 5.0  # to connect, and for each piece
 _TOTAL_SECONDS = 10.0
@@ -44,7 +45,7 @@ def address_problem(url: str) -> str | None:
         return "is not an https:// URL"
     if parts.auth is not None or parts.fragment is not None:
         return "has a user or a fragment in it"
-    if parts.scheme == "http" and not _is_loopback(parts.host):
+    if parts.scheme == "http" and not is_loopback(parts.host):
         return "is plain http:// to another machine; use https://"
     return None
 
@@ -130,13 +131,6 @@ class _Call:
             return HTTPConnection(host, self._url.port or 80, timeout=_STEP_SECONDS)
         context = ssl.create_default_context(cafile=self._ca_file)
         return HTTPSConnection(host, self._url.port or 443, timeout=_STEP_SECONDS, ssl_context=context)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"  # RFC 6761: never another machine
 
 
 def _date(header: str | None) -> datetime | None:

@@ -14,13 +14,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from broker.assertions import AssertionIssuer, role_session_name, session_tags, source_identity
 from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused
 from broker.lease import Kind, UpstreamIds
+from broker.loopback import is_loopback
 from broker.moment import Clock
 from broker.policy.model import AwsTarget
 from broker.secret import Secret
@@ -198,7 +198,7 @@ class AwsUpstream:
             variables = {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
         core = botocore.session.Session(session_vars=variables)
         core.set_config_variable("sts_regional_endpoints", "regional")
-        direct: dict[str, Any] = {"proxies": {}} if _is_loopback(self._settings.sts_url) else {}
+        direct: dict[str, Any] = {"proxies": {}} if is_loopback(urlsplit(self._settings.sts_url or "").hostname or "") else {}
         return boto3.Session(botocore_session=core).client(
             "sts",
             region_name=region,
@@ -246,11 +246,3 @@ def _asked_with(asked: Asked, assertion: str) -> Asked:
     payload = assertion.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return replace(asked, subject=claims["sub"], audience=claims["aud"], issuer=claims["iss"])
-
-
-def _is_loopback(url: str | None) -> bool:
-    host = urlsplit(url or "").hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
