@@ -26,6 +26,7 @@ Transport = Literal["unix", "http", "https", "admin"]
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 _CONTINUE = b"HTTP/1.1 100"
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class _Corked(asyncio.Transport):
@@ -77,6 +78,10 @@ class _HeadTooLarge(Exception):
     """Raised in a parser callback; uvicorn then asks for `send_400_response`."""
 
 
+class _Ambiguous(Exception):
+    """As above."""
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection. Knows its peer, and ends it when headers do not come, or come without end."""
 
@@ -102,6 +107,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # of complete headers
         self._raw_bytes = 0  # of a head that is not complete yet
         self._refused = ""
+        self._last = False  # what comes after the request that is being answered is not read
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -122,6 +128,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._last:
+            return
         idle = not self._in_head and not self._in_body
         in_head = self._in_head
         self._begun = 0
@@ -150,12 +158,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + len(b": \r\n"))
-        super().on_header(name, value)
+        if self._in_head:  # a trailer comes after the checks that headers go through (RFC 9110 6.5.1: never merged)
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._disarm()
         self._in_head, self._in_body = False, True
+        upgrade = self.parser.should_upgrade()
+        if upgrade and any(name in _FRAMING for name, _ in self.headers):
+            # The parser ends such a message with its head and would take the body for the next request.
+            self._refused = "a request that asks for an upgrade has no body here"
+            raise _Ambiguous
         super().on_headers_complete()
+        if upgrade:
+            self._last, self.cycle.keep_alive = True, False
 
     def on_message_complete(self) -> None:
         self._in_body = False
