@@ -1,11 +1,14 @@
 """The vocabulary of the tests: identities, moments and values as they really look."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from broker.identity.claims import ClaimSet, ClaimValue, JobIdentity
+from broker.lease import Lease, UpstreamIds
 from broker.moment import Moment
+from broker.secret import Secret
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 
@@ -44,6 +47,32 @@ class RealClock(ManualClock):
     def __init__(self) -> None:
         super().__init__()
         self._began = time.monotonic()
+
+
+def a_lease(**changes: Any) -> Lease:
+    """An hour's Vault lease from noon on, due after forty minutes."""
+    lease = Lease(
+        lease_id="lease-1",
+        session_id="session-1",
+        environment="production",
+        grant="warehouse",
+        subpath="",
+        kind="vault",
+        version=1,
+        fields={"password": Secret("s3cr3t-value")},
+        ids=UpstreamIds(upstream="vault", accessor="accessor-1", lease_id="database/creds/etl/abc"),
+        revocable="lease",
+        receipt="entry-2",
+        issued_at=NOON,
+        refresh_at=NOON + timedelta(minutes=40),
+        expires_at=NOON + timedelta(hours=1),
+        upstream_expires_at=NOON + timedelta(hours=1),
+        renewable=True,
+        mono_issued=1000.0,
+        mono_refresh=3400.0,
+        mono_expires=4600.0,
+    )
+    return replace(lease, **changes)
 
 
 def identity(**changes: Any) -> JobIdentity:

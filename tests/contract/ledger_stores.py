@@ -13,11 +13,11 @@ from broker.audit.verify import Report, verify
 from broker.lease import Lease, UpstreamIds
 from broker.ledger import OpenSession, WriteIntent, WriteLease
 from broker.moment import Moment
-from broker.secret import Secret
 from broker.session import Session, new_id
 from broker.store.reading import open_readonly
 from broker.store.sqlite import SqliteLedger
-from tests.unit.audit.samples import NOON, SIGNER, Script, an_identity
+from tests.strategies import NOON, a_lease
+from tests.unit.audit.samples import SIGNER, Script, an_identity
 
 ROW_KEY = bytes(range(32, 64))
 
@@ -112,34 +112,13 @@ def an_intent(session: Session, **changes: Any) -> WriteIntent:
     return replace(intent, **changes)
 
 
-def a_lease(session: Session, **changes: Any) -> Lease:
-    lease = Lease(
-        lease_id=new_id(),
-        session_id=session.session_id,
-        environment="production",
-        grant="warehouse",
-        subpath="",
-        kind="vault",
-        version=1,
-        fields={"password": Secret("s3cr3t-value")},
-        ids=UpstreamIds(upstream="vault", accessor="accessor-1", lease_id="database/creds/etl/abc"),
-        revocable="lease",
-        receipt="entry-2",
-        issued_at=NOON,
-        refresh_at=NOON + timedelta(minutes=40),
-        expires_at=NOON + timedelta(minutes=60),
-        upstream_expires_at=NOON + timedelta(minutes=60),
-        renewable=True,
-        mono_issued=1000.0,
-        mono_refresh=3400.0,
-        mono_expires=4600.0,
-    )
-    return replace(lease, **changes)
+def a_lease_of(session: Session, **changes: Any) -> Lease:
+    return a_lease(**{"lease_id": new_id(), "session_id": session.session_id} | changes)
 
 
 async def issued(ledger: SqliteLedger, session: Session, **changes: Any) -> Lease:
     """A lease that went the whole way."""
-    intent, lease = an_intent(session), a_lease(session, **changes)
+    intent, lease = an_intent(session), a_lease_of(session, **changes)
     await ledger.commit([intent], [])
     await ledger.commit([WriteLease(intent_id=intent.intent_id, lease=lease, sealed=b"sealed bytes")], [])
     return lease

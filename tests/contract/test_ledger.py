@@ -12,8 +12,9 @@ from broker.errors import Broken, Code, Refused, Unavailable
 from broker.lease import UpstreamIds
 from broker.ledger import CloseSession, EndLease, ExtendLease, NoteIds, SettleIntent, WriteLease
 from broker.session import SessionState
-from tests.contract.ledger_stores import SCRIPT, SqliteStore, a_lease, a_session, an_intent, issued, opening
-from tests.unit.audit.samples import NOON, an_identity
+from tests.contract.ledger_stores import SCRIPT, SqliteStore, a_lease_of, a_session, an_intent, issued, opening
+from tests.strategies import NOON
+from tests.unit.audit.samples import an_identity
 
 
 @pytest.fixture(params=[SqliteStore])
@@ -198,7 +199,10 @@ async def test_a_token_opens_so_many_sessions_and_no_more(store: SqliteStore) ->
     with pytest.raises(Refused, match="has opened 3 sessions") as caught:
         await ledger.commit([opening(a_session(), max_exchanges=3)], [])
     assert caught.value.code is Code.TOKEN_REPLAYED
+    assert await ledger.opened("https://gitlab.example.com", "jti-1") == 3
+    assert await ledger.opened("https://gitlab.example.com", "jti-2") == 0
     await ledger.commit([opening(a_session(), max_exchanges=4)], [])
+    assert await ledger.opened("https://gitlab.example.com", "jti-1") == 4
 
 
 async def test_the_count_outlives_the_session_and_not_the_token(store: SqliteStore) -> None:
@@ -243,8 +247,8 @@ async def test_an_ended_session_says_how_it_ended(store: SqliteStore, state: Ses
     await ledger.commit([intent], [])  # while it lives, it may
     await ledger.commit([CloseSession(session_id=session.session_id, state=state)], [])
     again = CloseSession(session_id=session.session_id, state=SessionState.CLOSED)
-    write = WriteLease(intent_id=intent.intent_id, lease=a_lease(session), sealed=b"")
-    for change in (again, an_intent(session), write, ExtendLease(lease=a_lease(session), sealed=b"")):
+    write = WriteLease(intent_id=intent.intent_id, lease=a_lease_of(session), sealed=b"")
+    for change in (again, an_intent(session), write, ExtendLease(lease=a_lease_of(session), sealed=b"")):
         with pytest.raises(Refused, match=words) as caught:
             await ledger.commit([change], [])
         assert caught.value.code is code
@@ -302,7 +306,7 @@ async def test_an_intent_becomes_a_lease_once(store: SqliteStore) -> None:
     [noted] = await ledger.overdue_intents(intent.deadline + timedelta(seconds=1))
     assert noted.ids == replace(intent.ids, accessor="accessor-1")
     assert (noted.grant, noted.broker_id, noted.deadline) == (intent.grant, intent.broker_id, intent.deadline)
-    write = WriteLease(intent_id=intent.intent_id, lease=a_lease(session), sealed=b"")
+    write = WriteLease(intent_id=intent.intent_id, lease=a_lease_of(session), sealed=b"")
     await ledger.commit([write], [])
     assert await ledger.overdue_intents(intent.deadline + timedelta(seconds=1)) == []
     for change in (write, NoteIds(intent_id=intent.intent_id, ids=UpstreamIds())):
@@ -322,7 +326,7 @@ async def test_an_intent_past_its_deadline_becomes_nothing(store: SqliteStore) -
     await ledger.commit([intent], [])
     store.clock.forward(timedelta(seconds=60))
     with pytest.raises(Unavailable, match="took longer") as caught:
-        await ledger.commit([WriteLease(intent_id=intent.intent_id, lease=a_lease(session), sealed=b"")], [SCRIPT.issued("x")])
+        await ledger.commit([WriteLease(intent_id=intent.intent_id, lease=a_lease_of(session), sealed=b"")], [SCRIPT.issued("x")])
     assert caught.value.code is Code.UPSTREAM_UNAVAILABLE
     assert await ledger.leases(session.session_id) == []
     assert store.entry_ids() == []
@@ -335,7 +339,7 @@ async def test_anothers_intent_makes_no_lease(store: SqliteStore) -> None:
     intent = an_intent(one)
     await ledger.commit([intent], [])
     with pytest.raises(Broken) as caught:
-        await ledger.commit([WriteLease(intent_id=intent.intent_id, lease=a_lease(two), sealed=b"")], [])
+        await ledger.commit([WriteLease(intent_id=intent.intent_id, lease=a_lease_of(two), sealed=b"")], [])
     assert one.session_id in caught.value.detail
 
 

@@ -24,8 +24,9 @@ from broker.session import SessionState
 from broker.store import schema
 from broker.store.sqlite import SqliteLedger
 from broker.store.waiting import Item
-from tests.contract.ledger_stores import SCRIPT, SqliteStore, a_lease, a_session, an_intent, issued, opening
-from tests.unit.audit.samples import NOON, SIGNER, an_identity
+from tests.contract.ledger_stores import SCRIPT, SqliteStore, a_lease_of, a_session, an_intent, issued, opening
+from tests.strategies import NOON
+from tests.unit.audit.samples import SIGNER, an_identity
 
 NOBODY = 65534
 
@@ -305,7 +306,7 @@ async def test_a_changed_lease_or_intent_is_refused(store: SqliteStore) -> None:
     assert [lease.lease_id for lease in await ledger.leases(session.session_id)] == [whole.lease_id]
     assert await ledger.overdue_intents(NOON.replace(year=2200)) == []
     for what in (
-        ExtendLease(lease=a_lease(session, lease_id=changed.lease_id), sealed=b""),
+        ExtendLease(lease=a_lease_of(session, lease_id=changed.lease_id), sealed=b""),
         NoteIds(intent_id=intent.intent_id, ids=UpstreamIds()),
     ):
         with pytest.raises(Broken):

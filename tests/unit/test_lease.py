@@ -7,30 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.lease import STATIC_REFRESH, Freshness, Lease, UpstreamIds, freshness, refresh_after
-from tests.strategies import NOON, moment
+from broker.lease import STATIC_REFRESH, Freshness, UpstreamIds, freshness, refresh_after
+from tests.strategies import a_lease, moment
 
-LEASE = Lease(
-    lease_id="l1",
-    session_id="s1",
-    environment="production",
-    grant="lake",
-    subpath="",
-    kind="aws",
-    version=1,
-    fields={},
-    ids=UpstreamIds(),
-    revocable="none",
-    receipt="e1",
-    issued_at=NOON,
-    refresh_at=NOON + timedelta(seconds=50),
-    expires_at=NOON + timedelta(seconds=100),
-    upstream_expires_at=NOON + timedelta(seconds=100),
-    renewable=False,
-    mono_issued=1000.0,
-    mono_refresh=1050.0,
-    mono_expires=1100.0,
-)
+LEASE = a_lease(mono_issued=1000.0, mono_refresh=1050.0, mono_expires=1100.0)
 
 
 @pytest.mark.parametrize(

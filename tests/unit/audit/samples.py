@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from broker.audit.checkpoint import LogSigner
 from broker.audit.entry import About, Entry, Journal
 from broker.identity.claims import ClaimSet, JobIdentity
+from tests.strategies import NOON, identity
 
-NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SIGNER = LogSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))), "broker.example.com/log")
 CLAIMS: dict[str, Any] = {
     "environment": "production",
@@ -38,25 +38,8 @@ class Step:
 
 
 def an_identity(**changes: Any) -> JobIdentity:
-    identity = JobIdentity(
-        issuer_name="gitlab",
-        profile="gitlab",
-        issuer="https://gitlab.example.com",
-        stable_id="4711",
-        jti="jti-1",
-        kid="key-1",
-        issued_at=NOON - timedelta(minutes=1),
-        expires_at=NOON + timedelta(hours=1),
-        project_id="4711",
-        project_path="group/etl",
-        job_id="900",
-        pipeline_id="800",
-        ref_path="refs/heads/main",
-        ref_protected=True,
-        user_id="42",
-        claims=ClaimSet(CLAIMS),
-    )
-    return replace(identity, **changes)
+    own = identity(project_path="group/etl", job_id="900", pipeline_id="800", user_id="42", jti="jti-1")
+    return replace(own, **({"claims": ClaimSet(CLAIMS)} | changes))
 
 
 def an_about(**changes: Any) -> About:

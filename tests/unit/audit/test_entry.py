@@ -12,7 +12,8 @@ from broker.audit.entry import About, Entry, fresh_entry_id
 from broker.audit.facets import facets_of, parsed
 from broker.audit.fitting import MAX_ENTRY_BYTES, fitted, plain
 from broker.identity.claims import ClaimSet
-from tests.unit.audit.samples import CLAIMS, NOON, Script, Step, an_identity
+from tests.strategies import NOON
+from tests.unit.audit.samples import CLAIMS, Script, Step, an_identity
 
 DAY = Script().day()
 NASTY = st.text(st.characters(), max_size=50) | st.sampled_from(

@@ -5,7 +5,8 @@ import pytest
 
 from broker.audit.facets import parsed
 from broker.audit.query import Line, Query, told
-from tests.unit.audit.samples import NOON, Script
+from tests.strategies import NOON
+from tests.unit.audit.samples import Script
 
 ISSUED = Script().issued("intent-1")
 

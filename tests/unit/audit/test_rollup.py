@@ -7,7 +7,8 @@ from broker.audit import rollup
 from broker.audit.rollup import OWN_ENTRIES, BoundedDenials
 from broker.errors import Code
 from broker.moment import Moment
-from tests.unit.audit.samples import NOON, an_identity
+from tests.strategies import NOON
+from tests.unit.audit.samples import an_identity
 
 
 def _at(seconds: float) -> Moment:

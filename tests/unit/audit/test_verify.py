@@ -13,7 +13,8 @@ from broker.audit.facets import facets_of
 from broker.audit.kept import Kept, KeptHead, KeptPolicy
 from broker.audit.tree import Frontier, leaf_hash
 from broker.audit.verify import Report, verify
-from tests.unit.audit.samples import NOON, SIGNER, Script
+from tests.strategies import NOON
+from tests.unit.audit.samples import SIGNER, Script
 
 
 @dataclass
@@ -169,6 +170,18 @@ def test_a_checkpoint_of_another_key_is_found() -> None:
     stranger = LogSigner(Ed25519PrivateKey.generate(), SIGNER.origin)
     log.notes[2] = (log.notes[2][0], stranger.sign(log.notes[2][0], bytes(32)))
     assert "the checkpoint of 6 entries is not valid: not signed by" in _problems(log)[0]
+
+
+def test_the_key_of_another_log_is_one_problem_and_not_one_for_each_checkpoint() -> None:
+    log = _day()
+    stranger = LogSigner(Ed25519PrivateKey.generate(), SIGNER.origin)
+    report = verify(log, VerifierKey.parse(stranger.vkey))
+    assert not report.sound
+    (problem,) = report.problems
+    assert re.fullmatch(
+        rf"none of the {len(log.notes)} checkpoints is valid: not signed by .*; this is not the key of this log, or not its log",
+        problem.what,
+    )
 
 
 def test_a_checkpoint_at_the_wrong_size_is_found() -> None:

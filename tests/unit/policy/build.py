@@ -1,12 +1,12 @@
 """Policies and jobs for tests, written as short as they can be."""
 
-from datetime import UTC, datetime
 from typing import Any
 
-from broker.identity.claims import ClaimSet, JobIdentity
+from broker.identity.claims import JobIdentity
 from broker.policy.language import PolicyInvalid, parse
 from broker.policy.model import Policy
 from broker.toml_source import Problem, SourceInvalid
+from tests.strategies import identity
 
 LAKE = """
 [[grant]]
@@ -91,39 +91,6 @@ def refusals(text: str, **options: Any) -> list[str]:
 
 def job(**claims: Any) -> JobIdentity:
     """A push to protected main of project 4711; `None` takes a claim away."""
-    values: dict[str, Any] = {
-        "project_id": "4711",
-        "project_path": "acme/data",
-        "namespace_id": "72",
-        "namespace_path": "acme",
-        "job_project_id": "4711",
-        "pipeline_id": "574",
-        "pipeline_source": "push",
-        "job_id": "302",
-        "ref": "main",
-        "ref_type": "branch",
-        "ref_path": "refs/heads/main",
-        "ref_protected": True,
-        "environment": "production",
-        "user_id": "1",
-    } | claims
-    issuer_name = values.pop("issuer_name", "gitlab")
-    present = {name: value for name, value in values.items() if value is not None}
-    return JobIdentity(
-        issuer_name=issuer_name,
-        profile="gitlab",
-        issuer="https://gitlab.example.com",
-        stable_id=str(present.get("project_id", "")),
-        jti="jti",
-        kid="kid",
-        issued_at=datetime(2026, 1, 1, tzinfo=UTC),
-        expires_at=datetime(2026, 1, 1, 1, tzinfo=UTC),
-        project_id=str(present.get("project_id", "")),
-        project_path="acme/data",
-        job_id=str(present.get("job_id", "")),
-        pipeline_id="574",
-        ref_path=str(present.get("ref_path", "")),
-        ref_protected=present.get("ref_protected") is True,
-        user_id="1",
-        claims=ClaimSet(present),
-    )
+    issuer_name = claims.pop("issuer_name", "gitlab")
+    gone = [name for name, value in claims.items() if value is None]
+    return identity(issuer_name=issuer_name, claims=claims, without=gone)

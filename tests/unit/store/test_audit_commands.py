@@ -55,6 +55,14 @@ def test_the_result_can_be_read_by_a_machine(store: SqliteStore) -> None:
     assert "NOT what was signed\n" in _run("verify", store.path, "--key", SIGNER.vkey).stdout
 
 
+def test_a_kind_that_there_is_not_is_a_usage_error_and_not_an_empty_answer(store: SqliteStore) -> None:
+    """Its twin: one that there is finds its entries."""
+    result = _run("query", store.path, "--kind", "isued")
+    assert result.exit_code == 2  # 64 from the program: see broker.cli.main
+    assert "there are no entries of kind 'isued'; there are session_opened, " in result.stderr
+    assert _run("query", store.path, "--kind", "issued").stdout.count("issued") >= 1
+
+
 def test_many_problems_are_counted(store: SqliteStore) -> None:
     store.tamper("UPDATE checkpoint SET note = x'00'")
     for n in range(200):

@@ -11,7 +11,8 @@ from broker.audit.verify import verify
 from broker.errors import Code, Misconfigured
 from broker.store.reading import open_readonly
 from tests.contract.ledger_stores import SqliteStore
-from tests.unit.audit.samples import NOON, SIGNER, Script
+from tests.strategies import NOON
+from tests.unit.audit.samples import SIGNER, Script
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from broker.store.rows import (
     to_us,
     with_ids,
 )
-from tests.contract.ledger_stores import a_lease, a_session, an_intent
+from tests.contract.ledger_stores import a_lease_of, a_session, an_intent
 
 SEAL = RowSeal(bytes(32))
 COLUMNS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.binary(max_size=5) | st.integers(-9, 9)
@@ -58,7 +58,7 @@ def test_a_session_comes_back_as_it_was(peer_uid: int | None, resume_hash: bytes
 
 
 def test_a_lease_comes_back_but_for_its_value() -> None:
-    lease = a_lease(a_session(), subpath="a/b", upstream_expires_at=None, ids=UpstreamIds(kv_version=3, path="kv/x"))
+    lease = a_lease_of(a_session(), subpath="a/b", upstream_expires_at=None, ids=UpstreamIds(kv_version=3, path="kv/x"))
     row = lease_row(lease, b"sealed")
     stored = lease_of(row)
     for name in {f.name for f in fields(stored)} - {"sealed"}:

@@ -151,13 +151,13 @@ def test_an_aws_lease_without_its_fields_is_a_bug() -> None:
     """An SDK would take a missing Expiration for one that never ends."""
     from broker.errors import Broken
     from broker.secret import Secret
-    from tests.unit.web.leases import a_lease
+    from tests.strategies import a_lease
 
     whole = {name: Secret(value) for name, value in VALUES["lake"].items()}
-    assert replies.container_credential(a_lease(whole)).status == 200
+    assert replies.container_credential(a_lease(fields=whole)).status == 200
     without = {name: value for name, value in whole.items() if name != "account_id"}
-    assert b"AccountId" not in replies.container_credential(a_lease(without)).body
+    assert b"AccountId" not in replies.container_credential(a_lease(fields=without)).body
     with pytest.raises(Broken) as caught:
-        replies.container_credential(a_lease({"access_key_id": Secret("A")}))
+        replies.container_credential(a_lease(fields={"access_key_id": Secret("A")}))
     assert caught.value.code is Code.INTERNAL
     assert "secret_access_key" in caught.value.detail
