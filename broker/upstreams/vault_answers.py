@@ -8,12 +8,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import msgspec
 
 from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 
 _DETAIL_CHARS = 600
+LONGEST = 10**10  # seconds; Go's longest duration is 292 years, and what is longer does not fit into our calendar
+Seconds = Annotated[int, msgspec.Meta(ge=-LONGEST, le=LONGEST)]
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes from a server that is not Vault, or is not well."""
 _LEASE_GONE = ("lease not found", "lease expired", "invalid lease", "lease is expired and has failed previous revocation")
 
 
@@ -32,7 +37,7 @@ class Auth(msgspec.Struct, frozen=True, kw_only=True):
 
     client_token: str
     accessor: str
-    lease_duration: int
+    lease_duration: Seconds
     renewable: bool = False
     token_type: str = "service"  # noqa: S105 - a kind of token
     num_uses: int = 0
@@ -46,7 +51,7 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None = None
     request_id: str = ""
     lease_id: str = ""
-    lease_duration: int = 0
+    lease_duration: Seconds = 0
     renewable: bool = False
     data: msgspec.Raw = msgspec.Raw(b"null")
     auth: Auth | None = None
@@ -97,8 +102,9 @@ def read_answer(status: int, headers: Mapping[str, str], content: bytes) -> Answ
     retry_after = _seconds(headers.get("Retry-After", ""))
     location = headers.get("Location", "")
     try:
+        content.decode()  # `data` is not looked into here, and has to be text where it is
         body = msgspec.json.decode(content, type=_Body) if content.strip() else _Body()
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except UNREADABLE:
         return Answer(status=status, shaped=False, retry_after=retry_after, location=location)
     return Answer(
         status=status,

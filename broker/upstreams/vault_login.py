@@ -9,7 +9,7 @@ import msgspec
 from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.moment import Clock
 from broker.secret import Secret
-from broker.upstreams.vault_answers import Answer, Auth, Doing, judge
+from broker.upstreams.vault_answers import UNREADABLE, Answer, Auth, Doing, Seconds, judge
 from broker.upstreams.vault_wire import Method, VaultSettings, VaultWire
 
 
@@ -36,13 +36,13 @@ class TokenState:
 
 
 class _SelfInfo(msgspec.Struct, frozen=True):
-    ttl: int
-    creation_ttl: int = 0
+    ttl: Seconds
+    creation_ttl: Seconds = 0
     renewable: bool = False
 
 
 class _LeaseInfo(msgspec.Struct, frozen=True):
-    ttl: int
+    ttl: Seconds
     renewable: bool = False
 
 
@@ -174,7 +174,7 @@ class Asking:
     def _decoded(self, answer: Answer, shape: type[T]) -> T:
         try:
             return msgspec.json.decode(answer.data, type=shape)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except UNREADABLE:
             raise self._unreadable("a lookup without `ttl`") from None
 
     def _unreadable(self, detail: str) -> Unavailable:

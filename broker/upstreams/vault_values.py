@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated
 
 import msgspec
 
@@ -11,10 +11,11 @@ from broker.errors import Code, Misconfigured, Refused, Unavailable
 from broker.lease import Revocable
 from broker.policy.model import VaultTarget
 from broker.secret import Secret
-from broker.upstreams.vault_answers import Answer
+from broker.upstreams.vault_answers import UNREADABLE, Answer, Seconds
 
 # What a static role says about its rotation: not part of the credential, and different at every read.
 _ROTATION = frozenset({"ttl", "rotation_period", "rotation_schedule", "rotation_window", "last_vault_rotation"})
+_EMPTY = frozenset({b'""', b"null", b"{}", b"[]"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +61,10 @@ def read_secret(answer: Answer, target: VaultTarget, *, asked: datetime, upstrea
     data = _object(answer.data, target, upstream, what)
     if target.engine == "kv2":
         inner = _object(bytes(data.get("data", msgspec.Raw(b"null"))), target, upstream, what)
-        metadata = msgspec.json.decode(data.get("metadata", msgspec.Raw(b"{}")))
         return Read(
             fields=_fields(inner, target, upstream, what),
             lease_id="",
-            kv_version=_whole(metadata.get("version")) if isinstance(metadata, dict) else None,
+            kv_version=_version(data.get("metadata")),
             expires_at=None,
             renewable=False,
             revocable="none",
@@ -83,7 +83,7 @@ def read_secret(answer: Answer, target: VaultTarget, *, asked: datetime, upstrea
 
 def _leased(answer: Answer, data: dict[str, msgspec.Raw], target: VaultTarget, asked: datetime, upstream: str, what: str) -> Read:
     # A leased answer may carry no duration (Vault 1.13.0 with STS), and a static role has no lease: then `ttl` is the end.
-    stated = _whole(msgspec.json.decode(data["ttl"])) if "ttl" in data else None
+    stated = _ttl(data["ttl"]) if "ttl" in data else None
     seconds = answer.lease_duration if answer.lease_id and answer.lease_duration > 0 else stated
     if seconds is None:
         raise Misconfigured(
@@ -98,7 +98,14 @@ def _leased(answer: Answer, data: dict[str, msgspec.Raw], target: VaultTarget, a
             detail=f"path {target.path!r} answered with a ttl of {seconds} s",
             retry_after=1.0,
         )
-    fields = _fields({name: raw for name, raw in data.items() if name not in _ROTATION}, target, upstream, what)
+    credential = {name: raw for name, raw in data.items() if name not in _ROTATION}
+    fields = _fields(credential, target, upstream, what)
+    if all(bytes(raw) in _EMPTY for raw in credential.values()):
+        raise Unavailable(
+            Code.UPSTREAM_UNAVAILABLE,
+            f"upstream {upstream!r} answered {what} with an empty credential; try again",
+            detail=f"path {target.path!r}: no field has a value",
+        )
     # An STS session cannot be taken back: Vault forgets the lease, AWS keeps the session (reference/vault.md 2.1).
     sts = "security_token" in fields or "session_token" in fields
     return Read(
@@ -114,7 +121,7 @@ def _leased(answer: Answer, data: dict[str, msgspec.Raw], target: VaultTarget, a
 def _object(raw: bytes, target: VaultTarget, upstream: str, what: str) -> dict[str, msgspec.Raw]:
     try:
         return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except UNREADABLE:
         raise Misconfigured(
             Code.UPSTREAM_CONFIG,
             f"upstream {upstream!r} answered {what} in another shape than the grant's engine has; the policy has to be corrected",
@@ -140,8 +147,25 @@ def _text(raw: bytes) -> str | None:
     return None if raw == b"null" else raw.decode()
 
 
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _ttl(raw: msgspec.Raw) -> int | None:
+    try:
+        return msgspec.json.decode(raw, type=Seconds)
+    except UNREADABLE:
+        return None
+
+
+def _version(raw: msgspec.Raw | None) -> int | None:
+    """Of a KV v2 secret; None where the server says none that could be one."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=_Metadata).version
+    except UNREADABLE:
+        return None
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 def _plain(segment: str) -> bool:

@@ -129,17 +129,19 @@ class VaultWire:
         with self._lock:
             if self._session is None:
                 import requests
-                from requests.adapters import HTTPAdapter
                 from urllib3.util import Retry
+
+                from broker.upstreams.bounded_http import BoundedAdapter
 
                 session = requests.Session()
                 session.trust_env = False
+                session.headers["Accept-Encoding"] = "identity"
                 session.verify = True if self._settings.ca_file is None else str(self._settings.ca_file)
                 # A load balancer's cookie would tie the threads' requests together.
                 session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
                 # Without `respect_retry_after_header` a 429 or 503 would be swallowed as a failed retry.
                 again = Retry(total=1, connect=1, read=0, redirect=0, status=0, other=0, respect_retry_after_header=False)
-                carrier = HTTPAdapter(pool_connections=1, pool_maxsize=self._connections, max_retries=again)
+                carrier = BoundedAdapter(pool_connections=1, pool_maxsize=self._connections, max_retries=again)
                 session.mount("https://", carrier)
                 session.mount("http://", carrier)
                 self._session = session

@@ -34,6 +34,7 @@ READS_THE_CLOCK = {
     "broker/wiring.py": "hands it down",
     "broker/store/writer.py": "how long a write took, when to try the disk again",
     "broker/web/door.py": "latency for the metrics",
+    "broker/upstreams/bounded_http.py": "how long one answer of an upstream takes",
     "broker/cli/audit.py": "progress on a terminal",
     "broker/cli/keys.py": "the new key's activate_at",
 }
