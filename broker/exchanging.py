@@ -18,6 +18,13 @@ from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash, new_handle, new_id, resume_hash
 
 RESUME_WINDOW = timedelta(seconds=120)
+_RACES = 3
+# Another exchange of this token opened a session meanwhile, or the one to be resumed ended.
+_RACED = (Code.SESSION_EXISTS, Code.SESSION_REVOKED, Code.SESSION_IDLE, Code.SESSION_EXPIRED)
+
+
+class _LostRace(Exception):
+    """Nothing was committed; another exchange of the same token was faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,15 @@ class Exchanging:
 
     async def exchange(self, request: ExchangeRequest) -> Exchanged:
         """A job token becomes a session. Mints nothing (DESIGN 3.8). Raises Refused or Unavailable."""
+        # A client that has its resume key, and asks twice at once, races itself: whoever lost looks again at what there is.
+        for _ in range(_RACES if request.resume_key is not None else 0):
+            try:
+                return await self._exchange(request, last=False)
+            except _LostRace:
+                continue
+        return await self._exchange(request, last=True)
+
+    async def _exchange(self, request: ExchangeRequest, *, last: bool) -> Exchanged:
         now = self.clock()
         listener = request.peer.transport
 
@@ -156,7 +172,9 @@ class Exchanging:
         try:
             await self.ledger.commit(changes, [*entries, opened])
         except Refused as refusal:
-            if refusal.code is Code.SESSION_EXISTS:  # lost a race for the same token
+            if refusal.code in _RACED and not last:
+                raise _LostRace from None
+            if refusal.code in _RACED:
                 raise await self._second_holder(about, listener, now) from None
             raise await self.refusing.denied(Deny(refusal.code, refusal.public, decision.trail), about, listener, now) from None
         self.refusing.meter.exchange("opened")
