@@ -23,8 +23,11 @@ def require_upstreams(config: Config, policy: Policy) -> None:
         if wanted is not None and wanted not in names:
             problems.append(f"grant {grant.name!r} names upstream {wanted!r}, which is no [[upstream]] of kind {word}")
         elif wanted is None and len(names) != 1:
-            have = "none" if not names else f"{len(names)} ({', '.join(names)})"
-            problems.append(f"grant {grant.name!r} needs an [[upstream]] of kind {word}; there is {have}: write `upstream = …`")
+            problems.append(
+                f"grant {grant.name!r} can mean {' or '.join(names)}; say which in the policy, with upstream = …"
+                if names
+                else f"grant {grant.name!r} needs an [[upstream]] of kind {word}, and broker.toml has none"
+            )
         elif isinstance(grant.target, AwsGrant) and grant.target.external_id is not None:
             via = next(u.via for u in config.upstreams if u.name == (wanted or names[0]))
             if via == "issuer":
