@@ -53,6 +53,7 @@ class ExchangeRequest:
 class Exchanged:
     session: Session
     handle: Secret
+    left: int  # how many more sessions the same token may open
     replaced: str | None  # the session that this one resumed; its leases are still to be taken back
 
 
@@ -119,6 +120,7 @@ class Exchanging:
         existing = await self.ledger.live_session(identity.issuer, identity.jti)
         if existing is not None and not _resumes(existing, resume, now):
             raise await self._second_holder(about, listener, now)
+        opened_before = await self.ledger.opened(identity.issuer, identity.jti)
 
         # 4. The session and its entry, in one transaction.
         handle = new_handle()
@@ -178,7 +180,12 @@ class Exchanging:
                 raise await self._second_holder(about, listener, now) from None
             raise await self.refusing.denied(Deny(refusal.code, refusal.public, decision.trail), about, listener, now) from None
         self.refusing.meter.exchange("opened")
-        return Exchanged(session=session, handle=handle, replaced=existing.session_id if existing else None)
+        return Exchanged(
+            session=session,
+            handle=handle,
+            left=decision.max_exchanges - opened_before - 1,
+            replaced=existing.session_id if existing else None,
+        )
 
     async def _second_holder(self, about: About, listener: str, now: Moment) -> Refused:
         self.refusing.meter.theft_suspected()

@@ -1,6 +1,8 @@
 """Whether broker.toml and policy fit together: each grant has one upstream it can mean, and that can do what it asks."""
 
-from broker.config import AwsConfig, Config, VaultConfig
+from collections.abc import Sequence
+
+from broker.config import AwsConfig, Config, UpstreamConfig, VaultConfig
 from broker.errors import Code, Misconfigured
 from broker.policy.model import AwsGrant, AwsTarget, Policy, Target
 
@@ -11,6 +13,15 @@ def upstream_name(config: Config, target: Target) -> str:
         return target.upstream
     kind = AwsConfig if isinstance(target, AwsTarget) else VaultConfig
     return next(upstream.name for upstream in config.upstreams if isinstance(upstream, kind))
+
+
+def region_of(upstreams: Sequence[UpstreamConfig], grant: AwsGrant) -> str:
+    """Where what an AWS grant gives is used: its own region, or that of the upstream that it means."""
+    if grant.region is not None:
+        return grant.region
+    return next(
+        upstream.region for upstream in upstreams if isinstance(upstream, AwsConfig) and grant.upstream in (None, upstream.name)
+    )
 
 
 def require_upstreams(config: Config, policy: Policy) -> None:

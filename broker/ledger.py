@@ -134,6 +134,9 @@ class Ledger(Protocol):
 
     async def live_session(self, issuer: str, jti: str) -> Session | None: ...
 
+    async def opened(self, issuer: str, jti: str) -> int:
+        """How many sessions this token has opened, whatever became of them."""
+
     async def live_sessions(self) -> Sequence[Session]: ...
 
     async def seen(self, session_id: str, at: datetime) -> None:

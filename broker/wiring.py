@@ -19,7 +19,7 @@ from broker.audit.entry import Journal
 from broker.audit.rollup import BoundedDenials
 from broker.config import AwsConfig, Config, VaultConfig
 from broker.exchanging import Exchanging
-from broker.fitting import require_upstreams, upstream_name
+from broker.fitting import region_of, require_upstreams, upstream_name
 from broker.identity.jwks import Keys
 from broker.identity.verify import TokenVerifier
 from broker.issuing import MOST_SKEW, Issuing
@@ -37,6 +37,7 @@ from broker.policy.language import load as load_policy
 from broker.policy.model import Policy
 from broker.refusing import Refusing
 from broker.session import SessionState, new_id
+from broker.store.serving import only_server_of
 from broker.store.sqlite import SqliteLedger
 from broker.upstream import Upstream
 from broker.upstreams.aws import AwsSettings, AwsUpstream
@@ -56,9 +57,13 @@ log = logging.getLogger("credbroker")
 _PR_SET_DUMPABLE = 4
 
 
+# Sessions and credentials end while a machine is suspended, or a virtual one paused: CLOCK_MONOTONIC stands still then.
+_ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def system_clock() -> Moment:
     """Now, on both clocks."""
-    return Moment(datetime.now(UTC), time.monotonic())
+    return Moment(datetime.now(UTC), time.clock_gettime(_ELAPSED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +113,8 @@ def run(config: Config) -> None:
 
 async def _run(config: Config) -> None:
     stop = asyncio.Event()
-    with stopped_by_signals(stop):  # to the very end: a second SIGTERM must not cut the flush short
+    # Signals to the very end: a second SIGTERM must not cut the flush short.
+    with stopped_by_signals(stop), only_server_of(config.store):
         await _serve_until(stop, config)
 
 
@@ -169,6 +175,7 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
         rotation=rotation,
         ending=ending,
         policy=lambda: files.policy,
+        region=lambda grant: region_of(config.upstreams, grant),
         clock=system_clock,
     )
     upkeep = Upkeep(
@@ -299,7 +306,7 @@ def _seconds(length: timedelta | None) -> float:
 
 
 def _oldest(table: Table) -> float:
-    now = time.monotonic()
+    now = system_clock().mono
     ages = [now - slot.lease.mono_issued for live in table for slot in live.slots.values() if slot.lease is not None]
     return max(ages, default=0.0)
 

@@ -197,6 +197,7 @@ class Rig:
             rotation=self.rotation,
             ending=self.ending,
             policy=lambda: self.policy,
+            region=lambda grant: grant.region or "eu-central-1",
             clock=self.clock,
         )
         self.upkeep = Upkeep(

@@ -8,13 +8,14 @@ from broker.errors import Broken, Code, Refused
 from broker.exchanging import Exchanged, ExchangeRequest, Exchanging, Peer
 from broker.lease import Lease
 from broker.leases.ending import Ending
-from broker.leases.requests import LeaseLine, ReadRequest, SessionView
+from broker.leases.requests import LeaseLine, Offer, ReadRequest, SessionView
 from broker.leases.rotation import Rotation
 from broker.leases.table import LiveSession, Table, refusal_of
 from broker.leasing import open_lease
 from broker.ledger import Ledger
 from broker.moment import Moment
-from broker.policy.model import AwsGrant, Policy
+from broker.policy.model import AwsGrant, Grant, Policy
+from broker.policy.templates import wildcard
 from broker.refusing import Refusing
 from broker.sealing import SealKey
 from broker.secret import Secret
@@ -38,8 +39,10 @@ class SessionDesk:
         rotation: Rotation,
         ending: Ending,
         policy: Callable[[], Policy],
+        region: Callable[[AwsGrant], str],
         clock: Callable[[], Moment],
     ) -> None:
+        """`region` says where an AWS grant is used: its own region, or its upstream's."""
         self._exchanging = exchanging
         self._refusing = refusing
         self._ledger = ledger
@@ -47,6 +50,7 @@ class SessionDesk:
         self._rotation = rotation
         self._ending = ending
         self._policy = policy
+        self._region = region
         self._clock = clock
 
     async def exchange(self, request: ExchangeRequest) -> Exchanged:
@@ -64,7 +68,7 @@ class SessionDesk:
         if request.grant not in live.session.grants:
             known = self._policy().has_grant(request.grant)
             raise await self._refusing.grant(live.session, request.grant, known, request.correlation_id)
-        if request.kind == "aws" and not isinstance(self._policy().grant(request.grant).target, AwsGrant):
+        if request.kind == "aws" and not self._is_aws(request.grant):
             raise Refused(
                 Code.GRANT_UNKNOWN, f"grant {request.grant!r} is not an AWS grant; read it at /v1/credentials/{request.grant}"
             )
@@ -83,7 +87,9 @@ class SessionDesk:
             for slot in live.slots.values()
             if slot.lease is not None
         )
-        return SessionView(session=live.session, leases=lines)
+        policy = self._policy()
+        offers = tuple(self._offer(policy.grant(name)) for name in live.session.grants if policy.has_grant(name))
+        return SessionView(session=live.session, offers=offers, leases=lines)
 
     async def heartbeat(self, unverified_handle: str, peer: Peer) -> None:
         live = await self._enter(unverified_handle, peer)
@@ -110,6 +116,16 @@ class SessionDesk:
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
+    def _is_aws(self, name: str) -> bool:
+        """Also of a grant that the policy has no longer: the decision that follows refuses that one."""
+        policy = self._policy()
+        return not policy.has_grant(name) or isinstance(policy.grant(name).target, AwsGrant)
+
+    def _offer(self, grant: Grant) -> Offer:
+        if isinstance(grant.target, AwsGrant):
+            return Offer(grant=grant.name, kind="aws", subpath=False, region=self._region(grant.target))
+        return Offer(grant=grant.name, kind="vault", subpath=bool(wildcard(grant.target.path)), region=None)
+
     async def _enter(self, unverified_handle: str, peer: Peer) -> LiveSession:
         """The live session of a handle that may be used from here. A cold one is warm afterwards."""
         digest = handle_hash(unverified_handle)
@@ -124,6 +140,7 @@ class SessionDesk:
             live = self._table.by_hash(digest) or self._table.add(session, None, self._clock())
         _require_peer(live.session, peer)
         live.require_live(self._clock())
+        live.presented = True
         if live.key is None:
             await self._warm(live, Secret(unverified_handle))
         return live

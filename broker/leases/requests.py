@@ -35,6 +35,17 @@ class LeaseLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What can be known of a grant before anything is read."""
+
+    grant: str
+    kind: Kind
+    subpath: bool  # it is a folder, and read only with a subpath
+    region: str | None  # of an AWS grant: where its SDKs are to work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionView:
     session: Session
+    offers: tuple[Offer, ...]  # in the order of the session's grants; one that the policy has no longer is left out
     leases: tuple[LeaseLine, ...]

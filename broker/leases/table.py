@@ -17,7 +17,10 @@ _EMPTY_KEPT = 60.0  # seconds after its back-off
 STATE_REFUSALS = {
     SessionState.CLOSED: (Code.SESSION_REVOKED, "this session was ended by its job; open a new one with the job token"),
     SessionState.REVOKED: (Code.SESSION_REVOKED, "this session was revoked; the broker's log says by what"),
-    SessionState.IDLE: (Code.SESSION_IDLE, "this session's heartbeat fell silent and it was revoked; open a new one"),
+    SessionState.IDLE: (
+        Code.SESSION_IDLE,
+        "this session's heartbeat fell silent, or nobody used the session at all, and it was revoked; open a new one",
+    ),
     SessionState.EXPIRED: (
         Code.SESSION_EXPIRED,
         "this session is over: the job token's `exp` or the policy's max_session is past",
@@ -72,6 +75,7 @@ class LiveSession:
     key: SealKey | None
     mono_expires: float
     mono_seen: float
+    presented: bool  # somebody has come with its handle; False from the exchange until then
     state: SessionState = SessionState.LIVE
     ending: bool = False  # somebody has started to end it
     slots: dict[tuple[str, str], Slot] = field(default_factory=dict)
@@ -118,6 +122,7 @@ class Table:
             key=key,
             mono_expires=now.mono + now.until(session.expires_at).total_seconds(),
             mono_seen=now.mono,
+            presented=key is None,  # what a restart found: nobody can tell any more, so it counts as used
         )
         self._by_id[session.session_id] = live
         self._by_hash[session.handle_hash] = live

@@ -60,15 +60,23 @@ class Upkeep:
             loops.create_task(self._every(_ROLLUP_EVERY, self.write_rollup))
 
     async def end_what_is_over(self) -> None:
-        """Sessions past their end, and sessions opened with a heartbeat that fell silent."""
+        """Sessions past their end, and silent ones: opened with a heartbeat that fell silent, or with a resume key and not used.
+
+        Of the second kind the opener was killed before it had the answer: who sends a resume key uses the handle at once.
+        Nobody else could end it, and it would keep the job's other commands out for as long as the token lives.
+        """
         now = self._clock()
         for live in self._table:
             if live.state is not SessionState.LIVE or live.ending:
                 continue
             if now.mono >= live.mono_expires:
                 self._ending.start(live, SessionState.EXPIRED, "its end was reached")
-            elif live.session.heartbeat and now.mono - live.mono_seen >= IDLE_AFTER.total_seconds():
+            elif now.mono - live.mono_seen < IDLE_AFTER.total_seconds():
+                continue
+            elif live.session.heartbeat:
                 self._ending.start(live, SessionState.IDLE, "its heartbeat fell silent")
+            elif live.session.resume_hash is not None and not live.presented:
+                self._ending.start(live, SessionState.IDLE, "nobody came with its handle")
 
     async def write_rollup(self) -> None:
         """One entry for everything that was counted since the last one; none when nothing was."""

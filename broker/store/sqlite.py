@@ -123,6 +123,13 @@ class SqliteLedger:
         where = " WHERE issuer = ? AND jti = ? AND state = 'live' AND expires_us > ?"
         return await self._read(lambda db: self._one(db, where, issuer, jti, to_us(now)))
 
+    async def opened(self, issuer: str, jti: str) -> int:
+        def count(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT opened FROM exchange WHERE issuer = ? AND jti = ?", (issuer, jti)).fetchone()
+            return int(row[0]) if row else 0
+
+        return await self._read(count)
+
     async def live_sessions(self) -> Sequence[Session]:
         """Every session that nobody closed, those past their end included: whoever ends them has to find them here."""
         where = " WHERE state = 'live' ORDER BY rowid"

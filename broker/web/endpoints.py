@@ -15,6 +15,7 @@ EVERYWHERE = JOBS | ADMIN
 _TEXT: Schema = {"type": "string"}
 _TIME: Schema = {"type": "string", "format": "date-time", "pattern": "Z$"}
 _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,31}$"}
+_KIND: Schema = {"type": "string", "enum": ["aws", "vault"]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
 
@@ -69,13 +70,14 @@ SCHEMAS: dict[str, Schema] = {
             "scope": _TEXT,
             "environment": _NAME,
             "session_id": _TEXT,
+            "exchanges_left": _COUNT,
             "receipt": _TEXT,
         }
     ),
     "Credential": _object(
         {
             "grant": _NAME,
-            "kind": {"type": "string", "enum": ["aws", "vault"]},
+            "kind": _KIND,
             "environment": _NAME,
             "lease_id": _TEXT,
             "version": {"type": "integer", "minimum": 1},
@@ -94,6 +96,10 @@ SCHEMAS: dict[str, Schema] = {
             "session_id": _TEXT,
             "environment": _NAME,
             "grants": {"type": "array", "items": _NAME},
+            "offers": {
+                "type": "array",
+                "items": _object({"grant": _NAME, "kind": _KIND, "subpath": {"type": "boolean"}}, region=_TEXT),
+            },
             "expires_at": _TIME,
             "leases": {
                 "type": "array",
@@ -198,7 +204,7 @@ ENDPOINTS = (
         operation="viewSession",
         method="GET",
         path="/v1/session",
-        words="The session and its current leases, without values.",
+        words="The session, what each of its grants is (`subpath`: read only with one), and its current leases, without values.",
         answer="Session",
         holder=True,
         codes=(*_HOLDER, *_STORE),

@@ -11,7 +11,7 @@ import msgspec
 from broker.errors import Broken, BrokerError, Code
 from broker.exchanging import Exchanged
 from broker.lease import Lease
-from broker.leases.requests import SessionView
+from broker.leases.requests import Offer, SessionView
 from broker.moment import rfc3339
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -97,6 +97,7 @@ def exchanged(result: Exchanged, now: datetime) -> Reply:
             "scope": " ".join(session.grants),
             "environment": session.environment,
             "session_id": session.session_id,
+            "exchanges_left": result.left,
             "receipt": f"/v1/receipts/{session.receipt}",
         }
     )
@@ -144,6 +145,7 @@ def session(view: SessionView) -> Reply:
             "session_id": view.session.session_id,
             "environment": view.session.environment,
             "grants": view.session.grants,
+            "offers": [_offer(offer) for offer in view.offers],
             "expires_at": rfc3339(view.session.expires_at),
             "leases": [
                 {
@@ -157,3 +159,8 @@ def session(view: SessionView) -> Reply:
             ],
         }
     )
+
+
+def _offer(offer: Offer) -> dict[str, Any]:
+    body: dict[str, Any] = {"grant": offer.grant, "kind": offer.kind, "subpath": offer.subpath}
+    return body if offer.region is None else body | {"region": offer.region}

@@ -169,7 +169,9 @@ def test_a_job_gets_in_and_the_broker_stops_gracefully(serving: Serving, issuer:
         assert (body["environment"], body["scope"]) == ("production", "lake")
         refused(wire.request("POST", "/v1/token", [FORM], form), Code.SESSION_EXISTS)
         bearer = f"Authorization: Bearer {body['access_token']}"
-        assert body_of(wire.request("GET", "/v1/session", [bearer]), "Session")["leases"] == []
+        view = body_of(wire.request("GET", "/v1/session", [bearer]), "Session")
+        assert view["offers"] == [{"grant": "lake", "kind": "aws", "subpath": False, "region": "eu-central-1"}]
+        assert view["leases"] == []
     with Wire(f"unix://{home / 'admin' / 'admin.sock'}") as admin:
         metrics = admin.request("GET", "/metrics").body.decode()
         assert 'credbroker_exchanges_total{outcome="opened"} 1.0' in metrics

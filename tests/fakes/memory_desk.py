@@ -12,7 +12,7 @@ from broker.errors import Code, Refused
 from broker.exchanging import Exchanged, ExchangeRequest, Peer
 from broker.identity.claims import ClaimSet, JobIdentity
 from broker.lease import Lease, UpstreamIds
-from broker.leases.requests import LeaseLine, ReadRequest, SessionView
+from broker.leases.requests import LeaseLine, Offer, ReadRequest, SessionView
 from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash, new_handle, new_id
 
@@ -28,6 +28,11 @@ VALUES = {
         "region": "eu-central-1",
     },
     "warehouse": {"username": "v-etl", "password": 'p"ä\\'},
+}
+
+OFFERS = {
+    "lake": Offer(grant="lake", kind="aws", subpath=False, region="eu-central-1"),
+    "warehouse": Offer(grant="warehouse", kind="vault", subpath=False, region=None),
 }
 
 
@@ -97,7 +102,7 @@ class MemoryDesk:
             receipt=new_id(),
         )
         self._sessions[session.handle_hash] = session
-        return Exchanged(session=session, handle=handle, replaced=None)
+        return Exchanged(session=session, handle=handle, left=7, replaced=None)
 
     async def read(self, request: ReadRequest) -> Lease:
         self._stumble()
@@ -131,7 +136,7 @@ class MemoryDesk:
             for (session_id, _, _), lease in self._leases.items()
             if session_id == session.session_id
         ]
-        return SessionView(session=session, leases=tuple(lines))
+        return SessionView(session=session, offers=tuple(OFFERS[name] for name in session.grants), leases=tuple(lines))
 
     async def heartbeat(self, unverified_handle: str, peer: Peer) -> None:
         self._stumble()

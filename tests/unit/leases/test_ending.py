@@ -8,8 +8,9 @@ import pytest
 from broker.errors import Code, Misconfigured, Refused, Unavailable
 from broker.issuing import INTENT_DEADLINE
 from broker.lease import UpstreamIds
+from broker.leases.requests import Offer
 from broker.ledger import NoteIds, WriteIntent
-from tests.rig import LOOPBACK, rig
+from tests.rig import LOOPBACK, POLICY, rig
 
 AWAY = Unavailable(Code.UPSTREAM_UNAVAILABLE, "away")
 
@@ -110,6 +111,65 @@ async def test_a_session_opened_without_a_heartbeat_is_not_idle(tmp_path: Path) 
         await broker.upkeep.end_what_is_over()
         await broker.ending.drain()
         assert (await broker.read(handle)).version == 1
+
+
+async def test_a_session_whose_answer_got_lost_is_ended_after_five_minutes(tmp_path: Path) -> None:
+    """Its opener was killed before it had the handle, and its resume key is good for two minutes only; then the token is free."""
+    async with rig(tmp_path) as broker:
+        await broker.open(resume_key="k" * 43)
+        broker.clock.forward(299)
+        await broker.upkeep.end_what_is_over()
+        await broker.ending.drain()
+        with pytest.raises(Refused) as caught:
+            await broker.open(resume_key="l" * 43)
+        assert caught.value.code is Code.SESSION_EXISTS
+        broker.clock.forward(1)
+        await broker.upkeep.end_what_is_over()
+        await broker.ending.drain()
+        assert broker.entries("session_closed")[0]["state"] == "idle"
+        assert await broker.open(resume_key="l" * 43)
+
+
+async def test_a_session_that_was_used_once_is_left_alone(tmp_path: Path) -> None:
+    """The allowed twin: `get` has printed from it, and what was printed is to live."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open(resume_key="k" * 43)
+        first = await broker.read(handle)
+        broker.clock.forward(1500)
+        await broker.upkeep.end_what_is_over()
+        await broker.ending.drain()
+        assert (await broker.read(handle)).lease_id == first.lease_id
+
+
+async def test_a_session_says_what_its_grants_are_before_anything_is_read(tmp_path: Path) -> None:
+    """Kind, region, and which is a folder; without an intent, and without a grant that the policy has no longer."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        view = await broker.desk.view(handle, LOOPBACK)
+        assert view.offers == (
+            Offer(grant="lake", kind="aws", subpath=False, region="eu-central-1"),
+            Offer(grant="warehouse", kind="vault", subpath=False, region=None),
+            Offer(grant="settings", kind="vault", subpath=True, region=None),
+            Offer(grant="seldom", kind="aws", subpath=False, region="eu-central-1"),
+        )
+        assert view.leases == ()
+        assert broker.kinds() == ["session_opened"]
+        broker.change_policy(POLICY.replace('name = "warehouse"', 'name = "other"'))
+        view = await broker.desk.view(handle, LOOPBACK)
+        assert [offer.grant for offer in view.offers] == ["lake", "settings", "seldom"]
+        assert "warehouse" in view.session.grants
+
+
+async def test_a_grant_that_the_policy_has_no_longer_ends_the_session_at_the_aws_door_too(tmp_path: Path) -> None:
+    """As at the other door: decided again, refused, and the session that had it is over."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        broker.change_policy(POLICY.replace('name = "lake"', 'name = "pond"'))
+        with pytest.raises(Refused) as caught:
+            await broker.read(handle, "lake", kind="aws")
+        assert caught.value.code is Code.SESSION_REVOKED
+        assert broker.entries("denied")[0]["code"] == "grant_unknown"
+        assert broker.aws.asked == 0
 
 
 async def test_after_a_restart_a_session_is_cold_until_its_handle_comes_back(tmp_path: Path) -> None:
