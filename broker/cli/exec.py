@@ -22,9 +22,9 @@ Example:
     "grants",
     multiple=True,
     metavar="G",
-    help="Read this grant before the command starts (repeatable)  [default: every grant of the job]",
+    help="Read this grant before the command starts (repeatable)  [default: none; each is read when the command asks]",
 )
-@click.option("--aws", metavar="G", help="The grant that the AWS SDKs use by default, when there are several.")
+@click.option("--aws", metavar="G", help="The grant that AWS SDKs use by default, when there are several; read first too.")
 @click.option("--env", "variables", multiple=True, metavar="NAME=REF", help="Put one value into a variable of the command.")
 @click.option(
     "--file",
@@ -51,9 +51,11 @@ def exec_(
 ) -> None:
     """Run COMMAND with the job's short-lived credentials, rotated while it runs and taken back when it ends.
 
-    The grants are read before COMMAND starts: one that is denied stops the job there. COMMAND finds AWS credentials the way AWS
-    SDKs look for them, and everything else through $CREDBROKER_SESSION_FILE. REF is secret://GRANT[/SUBPATH]#FIELD. The exit code
-    is COMMAND's own; 128+n when signal n ended it.
+    What is named here is read before COMMAND starts: a grant that is denied stops the job there, and one that is not named is
+    issued only when COMMAND asks for it. COMMAND finds AWS credentials the way AWS SDKs look for them (the job's one AWS grant,
+    or the one that --grant or --aws names), and everything else through $CREDBROKER_SESSION_FILE. AWS_REGION becomes that
+    grant's region, which the broker knows without reading it. REF is secret://GRANT[/SUBPATH]#FIELD. The exit code is COMMAND's
+    own; 128+n when signal n ended it.
     """
     from broker.job.references import parse_env, parse_file, parse_wanted
     from broker.job.running import ExecOrder, run

@@ -43,6 +43,7 @@ def get(
     """Print one credential of GRANT (or GRANT/subpath).
 
     It stays good for the rest of the job: a session that had to be opened for it is left open, and ends with the job token.
+    Inside `credbroker exec` it is of that session, and ends with it.
     """
     from broker.job.getting import GetOrder
     from broker.job.getting import get as read

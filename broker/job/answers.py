@@ -17,8 +17,18 @@ class Opened:
     handle: Secret
     session_id: str
     environment: str
-    grants: tuple[str, ...]
     expires_at: datetime
+    left: int  # how many more sessions the token may open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A grant of the session as it can be known before anything is read."""
+
+    grant: str
+    kind: str
+    subpath: bool  # a folder: read only with a subpath
+    region: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +43,7 @@ class View:
     """A live session as the broker sees it."""
 
     environment: str
-    grants: tuple[str, ...]
+    offers: tuple[Offer, ...]
     expires_at: datetime
     leases: tuple[LeaseSeen, ...]
 
@@ -66,8 +76,8 @@ def parse_opened(raw: bytes, sent_at: datetime) -> Opened:
         handle=Secret(answer.text("access_token")),
         session_id=answer.text("session_id"),
         environment=answer.text("environment"),
-        grants=tuple(answer.text("scope", absent="").split()),
         expires_at=sent_at + timedelta(seconds=answer.number("expires_in")),
+        left=int(answer.number("exchanges_left")),
     )
 
 
@@ -75,7 +85,15 @@ def parse_view(raw: bytes) -> View:
     answer = _Answer(raw)
     return View(
         environment=answer.text("environment"),
-        grants=tuple(str(name) for name in answer.items("grants")),
+        offers=tuple(
+            Offer(
+                grant=line.text("grant"),
+                kind=line.text("kind"),
+                subpath=line.flag("subpath"),
+                region=line.text("region") if "region" in line.document else None,
+            )
+            for line in (_Answer(item) for item in answer.items("offers"))
+        ),
         expires_at=answer.moment("expires_at"),
         leases=tuple(
             LeaseSeen(grant=line.text("grant"), subpath=line.text("subpath", absent=""), version=int(line.number("version")))
@@ -144,6 +162,12 @@ class _Answer:
     def number(self, name: str) -> float:
         value = self.document.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10**10:
+            raise _nonsense(name)
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self.document.get(name)
+        if not isinstance(value, bool):
             raise _nonsense(name)
         return value
 

@@ -3,6 +3,11 @@
 The first opens it and writes the session file; the others join. While an `exec` runs it is a user of the session. The last user
 to leave revokes it, if an `exec` opened it; one that `get` opened stays for the rest of the job, since what `get` printed must
 live.
+
+A token opens a few sessions only (`max_exchanges`), and a job may have more commands than that. So the last but one is not
+revoked but left to the job's next command, which joins it; the broker ends it after five minutes without one. Only when that has
+happened is the token's last session opened, and opened without a heartbeat: it stays until its end, since a job that lost it
+could open no other.
 """
 
 import contextlib
@@ -16,7 +21,7 @@ from typing import TypeVar
 
 from broker.errors import BrokerError, Code, Misconfigured, Refused
 from broker.job.address import parse_address
-from broker.job.answers import Opened, View
+from broker.job.answers import Opened
 from broker.job.client import BrokerClient
 from broker.job.job_token import JobToken
 from broker.job.retry import Patience
@@ -25,7 +30,6 @@ from broker.job.settings import URL_VARIABLE, JobSettings
 
 _RESUME_WINDOW = 115.0  # the broker's is 120 s (DESIGN 3.5); ours ends before it does
 _LAPSES_AFTER = 310.0  # a session opened with a heartbeat is gone after 5 minutes of silence (DESIGN 3.6)
-_KEEP_FROM = 7  # a token opens 8 sessions at most (DESIGN 3.5): from here on a session is left to later commands of the job
 _OVER = {Code.HANDLE_INVALID, Code.SESSION_EXPIRED, Code.SESSION_REVOKED, Code.SESSION_IDLE}
 T = TypeVar("T")
 
@@ -36,7 +40,8 @@ class Left(Enum):
     REVOKED = "revoked"
     IN_USE = "still used by another exec of this job"
     KEPT = "kept for the rest of the job, whose `get` opened it"
-    SPARED = "kept for later commands of the job, whose token may open only a few sessions"
+    SPARED = "kept for the job's next command, since its token may open one more; revoked after five minutes without one"
+    LAST = "kept for later commands of the job, since its token may open no other"
     GONE = "gone already"
     FAILED = "not revoked"
 
@@ -48,7 +53,6 @@ class Joined:
     place: SessionPlace
     client: BrokerClient
     session: KeptSession
-    grants: tuple[str, ...]
     opened_here: bool
     user: UserLock | None  # of an `exec`; None for `get`
 
@@ -70,24 +74,28 @@ def join_or_open(
     """
     with place.locked(patience):
         # 1. What is there.
-        kept, state = place.read(), place.state()
+        kept, state, own = place.read(), place.state(), None
         with contextlib.suppress(BrokerError):
-            if state.jti and token().jti != state.jti:
-                # A file that another job left behind, under a fixed path: never ours to use.
-                kept, state = None, State()
+            own = token()
+        if own is not None and state.jti and own.jti != state.jti:
+            # A file that another job left behind, under a fixed path: never ours to use.
+            kept, state = None, State()
 
         # 2. Join it, if it still lives.
         if kept is not None and kept.expires_at > datetime.fromtimestamp(now(), timezone.utc):
             _same_broker(kept, settings)
             with _closed_on_failure(BrokerClient(parse_address(kept.url), settings)) as client:
-                view = _view(client, kept, patience)
-                if view is not None:
+                lives = _lives(client, kept, who, patience)
+                if lives:
                     _same_environment(kept.environment, environment)
+                if lives and who == "get" and own is not None and _falls_silent(place, state):
+                    patience.call(lambda: client.revoke(kept.handle))
+                    lives = False
+                if lives:
                     return Joined(
                         place=place,
                         client=client,
                         session=kept,
-                        grants=view.grants,
                         opened_here=False,
                         user=place.join_users() if who == "exec" else None,
                     )
@@ -113,9 +121,9 @@ def join_or_open(
             expires_at=opened.expires_at,
         )
         place.write(session)
-        place.write_state(replace(place.state(), resume_key="", asked_at=0.0))
+        place.write_state(replace(place.state(), resume_key="", asked_at=0.0, left=opened.left))
         user = place.join_users() if who == "exec" else None
-    return Joined(place=place, client=client, session=session, grants=opened.grants, opened_here=True, user=user)
+    return Joined(place=place, client=client, session=session, opened_here=True, user=user)
 
 
 def leave(joined: Joined, patience: Patience) -> Left:
@@ -132,10 +140,9 @@ def leave(joined: Joined, patience: Patience) -> Left:
             kept, state = joined.place.read(), joined.place.state()
             if kept is None or kept.session_id != joined.session.session_id:
                 return Left.GONE
-            if state.opener == "get":
-                return Left.KEPT
-            if state.openings >= _KEEP_FROM:
-                return Left.SPARED
+            stays = _stays(state)
+            if stays is not None:
+                return stays
             patience.call(lambda: joined.client.revoke(kept.handle))
             joined.place.remove()
     except BrokerError:
@@ -143,6 +150,15 @@ def leave(joined: Joined, patience: Patience) -> Left:
     finally:
         joined.user.release()
     return Left.REVOKED
+
+
+def _stays(state: State) -> Left | None:
+    """Why the session in the file is not revoked by the `exec` that leaves it last; None when it is."""
+    if state.opener == "get":
+        return Left.KEPT
+    if state.left == 0:
+        return None if state.heartbeat else Left.LAST
+    return Left.SPARED if state.left == 1 and state.heartbeat else None
 
 
 def _open(
@@ -160,14 +176,21 @@ def _open(
     orphan = state if state.resume_key and not 0 <= now() - state.asked_at < _RESUME_WINDOW else None
     if not state.resume_key or orphan is not None:
         state = replace(state, resume_key=secrets.token_urlsafe(32), asked_at=now())
-    state = replace(state, jti=token.jti, opener=who, openings=state.openings + 1)
+    before = state.left
+    state = replace(
+        state,
+        jti=token.jti,
+        opener=who,
+        left=None if before is None else max(0, before - 1),
+        # The token's last session is kept between commands, when nobody sends a heartbeat; and so is what `get` opens.
+        heartbeat=who == "exec" and (before is None or before > 1),
+    )
 
     def exchange() -> Opened:
         return client.exchange(
             token,
             resume_key=state.resume_key,
-            # A session that is kept between commands has nobody to send its heartbeat.
-            heartbeat=who == "exec" and state.openings < _KEEP_FROM,
+            heartbeat=state.heartbeat,
             environment=environment,
         )
 
@@ -178,11 +201,11 @@ def _open(
         if orphan is None and now() - state.asked_at >= _RESUME_WINDOW:
             orphan = state  # our own answer was lost, and the broker was away for longer than it lets us resume
         if refused.code is not Code.SESSION_EXISTS or orphan is None:
-            place.write_state(replace(state, resume_key="", openings=state.openings - 1))
+            place.write_state(replace(state, resume_key="", left=before))
             raise
     # A command of this job was killed between the broker's answer and its own file, and the resume window has passed. That
-    # session has had no heartbeat since and lapses; waiting for it is all that can be done without a handle.
-    place.write_state(replace(state, resume_key=orphan.resume_key, asked_at=orphan.asked_at, openings=state.openings - 1))
+    # session has not been heard of since and lapses; waiting for it is all that can be done without a handle.
+    place.write_state(replace(state, resume_key=orphan.resume_key, asked_at=orphan.asked_at, left=before))
     patience.told("a killed command of this job left a session behind, which lapses within five minutes; waiting for that")
     patience.sleep(max(0.0, orphan.asked_at + _LAPSES_AFTER - now()))
     place.write_state(replace(state, asked_at=now()))
@@ -198,14 +221,29 @@ def _closed_on_failure(client: BrokerClient) -> Iterator[BrokerClient]:
         raise
 
 
-def _view(client: BrokerClient, kept: KeptSession, patience: Patience) -> View | None:
-    """The broker's word on the session in the file; None when it is over."""
+def _lives(client: BrokerClient, kept: KeptSession, who: Opener, patience: Patience) -> bool:
+    """The broker's word on the session in the file. An `exec` asks with a heartbeat: the last one may be minutes old."""
     try:
-        return patience.call(lambda: client.view(kept.handle))
+        patience.call(lambda: client.heartbeat(kept.handle) if who == "exec" else client.view(kept.handle))
     except Refused as refused:
         if refused.code in _OVER:
-            return None
+            return False
         raise
+    return True
+
+
+def _falls_silent(place: SessionPlace, state: State) -> bool:
+    """The session ends in five minutes, since no `exec` beats for it: what `get` prints of it would end as well.
+
+    Not the token's last one: there could be no other.
+    """
+    if not state.heartbeat or state.left == 0:
+        return False
+    user = place.join_users()
+    try:
+        return user.is_last()
+    finally:
+        user.release()
 
 
 def _same_broker(kept: KeptSession, settings: JobSettings) -> None:

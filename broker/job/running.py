@@ -1,13 +1,15 @@
 """The story of `credbroker exec`, in numbered steps."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from broker.errors import BrokerError, Code, Misconfigured, Refused
-from broker.job.answers import ContainerCredentials, Credential, format_moment
+from broker.errors import BrokerError, Code, Misconfigured
+from broker.job.answers import ContainerCredentials, Credential, Offer, format_moment
 from broker.job.child import Signals, run_command
 from broker.job.endpoint import Answers, Endpoint
 from broker.job.environment import AwsSetup, command_environment, private_folder, write_secret_file
@@ -23,7 +25,6 @@ from broker.job.settings import JobSettings
 from broker.secret import Secret
 
 _REVOKE_WAIT = 10.0  # a job that has ended is not held up longer by a broker that is away
-_NEEDS_SUBPATH = {Code.SUBPATH_DENIED, Code.PATH_INVALID}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,62 +58,79 @@ def run(order: ExecOrder, told: Callable[[str], None]) -> int:
         # 1. The job's session: the one that is there, or a new one.
         place = SessionPlace(find_session_file(order.settings, lambda: token().job_id))
         joined = join_or_open(place, order.settings, token, who="exec", environment=order.environment, patience=patience)
-        read: dict[Wanted, Credential] = {}
+        ends = Ends()
         try:
-            # 2. The credentials that were named, before the command: a denial stops the job before it begins.
-            read |= _read(order, joined, patience)
-            default = _default_aws(order.aws, _aws_grants(read))
+            # 2. What the session offers, without reading any of it.
+            view = patience.call(lambda: joined.client.view(joined.session.handle))
+            aws = _aws_grants(order, view.offers)
+            default = _default_aws(order, aws, view.offers)
 
-            # 3. Run it.
-            return _run(order, joined, signals, told, read, default)
+            # 3. The credentials that were named, before the command: a denial stops the job before it begins. No other is
+            #    minted until the command asks for it.
+            read = {wanted: _credential(joined, wanted, patience) for wanted in sorted(_named(order))}
+            ends.note(credential.expires_at for credential in read.values() if credential.kind == "aws")
+
+            # 4. Run it.
+            return _run(order, joined, signals, told, _Given(read=read, aws=aws, default=default, ends=ends))
         finally:
-            # 4. Give back what was opened, and say so.
+            # 5. Give back what was opened, and say so.
             signals.hold()
             left = leave(joined, Patience(wait=min(_REVOKE_WAIT, order.wait), told=told))
             joined.client.close()
-            told(_report(joined, left, list(read.values())))
+            told(_report(joined, left, ends))
 
 
-def _read(order: ExecOrder, joined: Joined, patience: Patience) -> dict[Wanted, Credential]:
-    """Every credential that the command line names; without --grant and --aws, every one of the session that needs no subpath."""
+class Ends:
+    """When the last of the AWS keys that passed through this `exec` lapses: nobody can take those back. For any thread."""
+
+    def __init__(self) -> None:
+        self.last: datetime | None = None
+        self._lock = threading.Lock()
+
+    def note(self, ends: Iterable[datetime]) -> None:
+        with self._lock:
+            self.last = max([*ends, *([] if self.last is None else [self.last])], default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What the command gets, beside the session itself."""
+
+    read: Mapping[Wanted, Credential]
+    aws: Sequence[Offer]
+    default: str | None  # of those, the one that AWS SDKs find without being told
+    ends: Ends
+
+
+def _named(order: ExecOrder) -> set[Wanted]:
+    """Every credential that the command line names."""
     named = {*order.grants, *(one.wanted for one in order.variables), *(one.wanted for one in order.files)}
-    named |= {Wanted(grant=order.aws)} if order.aws is not None else set()
-    read = {wanted: _credential(joined, wanted, patience) for wanted in sorted(named)}
-    if not order.grants and order.aws is None:
-        for wanted in sorted({Wanted(grant=name) for name in joined.grants} - named):
-            with suppress(_NeedsSubpathError):
-                read[wanted] = _credential(joined, wanted, patience)
-    return read
-
-
-class _NeedsSubpathError(Refused):
-    """The grant is one that can only be read with a subpath."""
+    return named if order.aws is None else named | {Wanted(grant=order.aws)}
 
 
 def _credential(joined: Joined, wanted: Wanted, patience: Patience) -> Credential:
-    try:
-        return patience.call(lambda: joined.client.credential(joined.session.handle, wanted.grant, wanted.subpath))
-    except Refused as refused:
-        if refused.code in _NEEDS_SUBPATH:
-            raise _NeedsSubpathError(refused.code, refused.public, detail=refused.detail) from None
-        raise
+    return patience.call(lambda: joined.client.credential(joined.session.handle, wanted.grant, wanted.subpath))
 
 
-def _aws_grants(read: Mapping[Wanted, Credential]) -> list[str]:
-    return [wanted.grant for wanted, credential in read.items() if credential.kind == "aws"]
+def _aws_grants(order: ExecOrder, offers: Sequence[Offer]) -> list[Offer]:
+    """The command's AWS grants: those that --grant and --aws name; without --grant, every one of the session."""
+    named = {wanted.grant for wanted in order.grants} | {order.aws}
+    return [offer for offer in offers if offer.kind == "aws" and (not order.grants or offer.grant in named)]
 
 
-def _default_aws(asked: str | None, grants: Sequence[str]) -> str | None:
-    if asked is not None:
-        if asked not in grants:
-            raise Misconfigured(Code.CONFIG_INVALID, f"--aws {asked}: that grant is no AWS grant")
-        return asked
-    if len(grants) > 1:
+def _default_aws(order: ExecOrder, aws: Sequence[Offer], offers: Sequence[Offer]) -> str | None:
+    """Raises Misconfigured when it cannot be told. A grant that the session does not have is the broker's to refuse."""
+    names = [offer.grant for offer in aws]
+    if order.aws is not None:
+        if order.aws in {offer.grant for offer in offers} - set(names):
+            raise Misconfigured(Code.CONFIG_INVALID, f"--aws {order.aws}: that grant is no AWS grant")
+        return order.aws
+    if len(names) > 1:
         raise Misconfigured(
             Code.CONFIG_INVALID,
-            f"there are several AWS grants ({', '.join(grants)}); say with --aws which one the AWS SDKs get by default",
+            f"there are several AWS grants ({', '.join(names)}); say with --aws which one the AWS SDKs get by default",
         )
-    return grants[0] if grants else None
+    return names[0] if names else None
 
 
 def _run(
@@ -120,11 +138,10 @@ def _run(
     joined: Joined,
     signals: Signals,
     told: Callable[[str], None],
-    read: Mapping[Wanted, Credential],
-    default_aws: str | None,
+    given: _Given,
 ) -> int:
-    client, handle = joined.client, joined.session.handle
-    aws_grants = _aws_grants(read)
+    client, handle, read = joined.client, joined.session.handle, given.read
+    aws_grants = [offer.grant for offer in given.aws]
     job_token = _token_value(order.settings, order.environ)
     masker = Masker()
     rotations = Rotations(client, handle, masker)
@@ -135,11 +152,12 @@ def _run(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(private_folder(joined.place.path)))
         aws, endpoint = None, None
-        if default_aws is not None:
+        if given.default is not None:
 
             def fetch(grant: str, seconds: float) -> ContainerCredentials:
                 answer = client.container(handle, grant, seconds=seconds)
                 masker.learn(answer.secrets)  # before the command can have them
+                given.ends.note([answer.expires_at])
                 return answer
 
             endpoint = Endpoint(aws_grants, Answers(fetch))
@@ -147,12 +165,10 @@ def _run(
             masker.learn([endpoint.token])
             aws = AwsSetup(
                 grants=aws_grants,
-                default=default_aws,
-                endpoint_url=endpoint.url(default_aws),
+                default=given.default,
+                endpoint_url=endpoint.url(given.default),
                 endpoint_token=endpoint.token,
-                regions={
-                    w.grant: c.fields["region"].reveal() for w, c in read.items() if c.kind == "aws" and "region" in c.fields
-                },
+                regions={offer.grant: offer.region for offer in given.aws if offer.region is not None},
             )
         environment = command_environment(
             order.environ,
@@ -201,11 +217,12 @@ def _token_value(settings: JobSettings, environ: Mapping[str, str]) -> Secret | 
         return None
 
 
-def _report(joined: Joined, left: Left, read: Sequence[Credential]) -> str:
+def _report(joined: Joined, left: Left, ends: Ends) -> str:
     line = f"session {joined.session.session_id} ({joined.session.environment}): {left.value}"
     if left is Left.FAILED:
         line += "; the broker is away, and revokes it by itself after five minutes without a heartbeat"
-    ends = [credential.expires_at for credential in read if credential.kind == "aws"]
-    if left is Left.REVOKED and ends:
-        line += f"; AWS keys read at the start lapse by {format_moment(max(ends))}"
+    if left is Left.LAST:
+        line += f"; it ends at {format_moment(joined.session.expires_at)}"
+    if left is Left.REVOKED and ends.last is not None:
+        line += f"; AWS keys that the command had lapse by {format_moment(ends.last)}"
     return line

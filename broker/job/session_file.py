@@ -54,7 +54,8 @@ class State:
     resume_key: str = ""  # of an exchange whose answer has not reached the session file; "" for none
     asked_at: float = 0.0  # when that exchange was first sent, unix seconds
     opener: Opener = "exec"  # of the session in the file, or of the pending exchange
-    openings: int = 0  # how many sessions this token has opened here
+    left: int | None = None  # how many more sessions the token may open, at most; None before the broker said so
+    heartbeat: bool = True  # whether the session in the file ends when it falls silent
 
 
 def find_session_file(settings: JobSettings, job_id_of_token: Callable[[], str | None]) -> Path:

@@ -138,11 +138,44 @@ def test_what_would_shadow_the_endpoint_is_removed(job: Job) -> None:
 
 
 def test_without_an_aws_grant_aws_variables_stay(job: Job) -> None:
-    """The twin: a job that gets no AWS grant keeps what it brought along."""
+    """The twin: a command that gets no AWS grant, by --grant or by the policy, keeps what it brought along."""
     shown = job.shown("--grant", "warehouse", AWS_ACCESS_KEY_ID="AKIAOWN", AWS_PROFILE="own")
     assert shown["AWS_ACCESS_KEY_ID"] == "AKIAOWN"
     assert shown["AWS_PROFILE"] == "own"
     assert "AWS_CONTAINER_CREDENTIALS_FULL_URI" not in shown
+
+    del job.wire.grants["lake"]
+    job.another()
+    shown = job.shown(AWS_ACCESS_KEY_ID="AKIAOWN", AWS_REGION="eu-north-1")
+    assert (shown["AWS_ACCESS_KEY_ID"], shown["AWS_REGION"]) == ("AKIAOWN", "eu-north-1")
+    assert "AWS_CONTAINER_CREDENTIALS_FULL_URI" not in shown
+
+
+def test_nothing_is_minted_before_the_command_asks_for_it(job: Job) -> None:
+    """DESIGN 3.8. The AWS grant and its region are known all the same, and a folder grant causes no denial."""
+    job.wire.grants["kv"] = FakeGrant(subpath=True)
+    shown = job.shown()
+    assert (shown["AWS_REGION"], shown["AWS_DEFAULT_REGION"]) == ("eu-central-1", "eu-central-1")
+    assert "AWS_CONTAINER_CREDENTIALS_FULL_URI" in shown
+    assert job.wire.sessions[0].leases == {}
+    assert job.wire.calls("GET", "/v1/credentials") == job.wire.calls("GET", "/v1/aws") == []
+
+
+def test_the_first_request_of_an_sdk_mints_and_is_masked_and_reported(job: Job) -> None:
+    """The allowed twin: what `exec` has not read itself."""
+    code = (
+        "import boto3; k=boto3.Session().get_credentials().get_frozen_credentials()\nprint(k.access_key, k.secret_key, k.token)"
+    )
+    result = job.python(code)
+    (lease,) = job.wire.sessions[0].leases.values()
+    assert result.stdout == f"{lease.data['access_key_id']} [MASKED] [MASKED]\n", result.stderr
+    assert re.search(r"revoked; AWS keys that the command had lapse by \d{4}-", result.stderr)
+
+
+def test_a_value_that_the_command_reads_first_is_masked(job: Job) -> None:
+    """Nothing was read before it, so `exec` learns of the lease from the broker."""
+    result = job.run("exec", "--", *CREDBROKER, "get", "warehouse", "--field", "password")
+    assert result.stdout == "[MASKED]\n", result.stderr
 
 
 def test_the_files_of_the_command_are_private_and_gone_afterwards(job: Job) -> None:
@@ -224,10 +257,29 @@ def test_each_aws_grant_has_a_profile_and_the_default_must_be_chosen(job: Job) -
     assert lines[1:] == [f"custom-process {leases['lake']}", f"custom-process {leases['lake-two']}"]
 
 
+def test_naming_one_of_several_aws_grants_with_grant_chooses_it(job: Job) -> None:
+    """Only that one gets a profile: the command asked for no other."""
+    job.wire.grants["lake-two"] = FakeGrant(kind="aws", region="eu-west-1")
+    shown = job.shown("--grant", "lake-two", "--grant", "warehouse")
+    assert shown["AWS_CONTAINER_CREDENTIALS_FULL_URI"].endswith("/v1/aws/lake-two")
+    assert shown["AWS_REGION"] == "eu-west-1"
+    assert set(job.wire.sessions[0].leases) == {("lake-two", ""), ("warehouse", "")}
+
+
 def test_aws_naming_another_kind_of_grant_is_refused(job: Job) -> None:
+    """Before it is read: nothing is minted for a mistake."""
     result = job.python("print('ran')", "--aws", "warehouse")
     assert (result.returncode, result.stdout) == (78, "")
     assert "--aws warehouse: that grant is no AWS grant" in result.stderr
+    assert job.wire.sessions[0].leases == {}
+
+
+def test_aws_naming_a_grant_that_is_not_there_is_the_brokers_to_refuse(job: Job) -> None:
+    """So that the denial is in its log."""
+    result = job.python("print('ran')", "--aws", "nowhere")
+    assert (result.returncode, result.stdout) == (77, "")
+    assert "[grant_unknown]" in result.stderr
+    assert len(job.wire.calls("GET", "/v1/credentials/nowhere")) == 1
 
 
 def test_a_grant_that_needs_a_subpath_is_only_read_when_it_is_named_with_one(job: Job) -> None:
@@ -323,7 +375,7 @@ def test_a_503_with_retry_after_and_a_429_are_waited_out(job: Job) -> None:
     job.wire.fail("/v1/token", "log_unavailable", retry_after=1)
     job.wire.fail("/v1/credentials/lake", "rate_limited", retry_after=0)
     started = time.monotonic()
-    assert job.python("print('ran')").stdout == "ran\n"
+    assert job.python("print('ran')", "--grant", "lake").stdout == "ran\n"
     assert time.monotonic() - started >= 1
     job.another()
     job.wire.fail("/v1/token", "log_unavailable", retry_after=60)
@@ -436,7 +488,7 @@ def test_signals_go_to_the_command_and_its_answer_comes_back(job: Job, number: s
 
 def test_a_signal_before_the_command_ends_exec_and_gives_back_the_session(job: Job) -> None:
     job.wire.slow("/v1/credentials/lake", 1.0)
-    process = job.start("exec", "--", sys.executable, "-c", "print('ran')")
+    process = job.start("exec", "--grant", "lake", "--", sys.executable, "-c", "print('ran')")
     until(lambda: bool(job.wire.sessions))
     until(job.session_file.exists)
     time.sleep(0.3)
@@ -490,12 +542,19 @@ def test_the_broker_going_away_leaves_the_sdk_its_last_answer(job: Job) -> None:
 
 
 def test_ten_execs_in_a_row_work_in_one_job(job: Job) -> None:
-    """More than the eight sessions that a token may open: the last ones share one."""
+    """More than the eight sessions that a token may open: the last ones share one, which falls silent after them."""
     for _ in range(10):
         result = job.python("print('ran')", "--grant", "warehouse")
         assert (result.returncode, result.stdout) == (0, "ran\n"), result.stderr
     assert [session.state for session in job.wire.sessions] == ["closed"] * 6 + ["live"]
-    assert "kept for later commands of the job" in result.stderr
+    assert "its token may open one more; revoked after five minutes without one" in result.stderr
+    assert job.wire.sessions[-1].heartbeat
+
+    job.wire.end_silent()
+    result = job.python("print('ran')", "--grant", "warehouse")
+    assert (result.returncode, result.stdout) == (0, "ran\n"), result.stderr
+    assert re.search(r"its token may open no other; it ends at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", result.stderr)
+    assert [session.state for session in job.wire.sessions] == ["closed"] * 6 + ["idle", "live"]
 
 
 def test_two_execs_in_parallel_share_a_session_that_the_last_one_revokes(job: Job) -> None:

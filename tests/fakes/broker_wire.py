@@ -237,6 +237,12 @@ class BrokerWire:
         for session in self.live:
             session.state = state
 
+    def end_silent(self) -> None:
+        """Five minutes pass in which nobody beats."""
+        for session in self.live:
+            if session.heartbeat:
+                session.state = "idle"
+
     @property
     def live(self) -> list[FakeSession]:
         return [session for session in self.sessions if session.state == "live"]
@@ -335,6 +341,7 @@ class BrokerWire:
             "scope": " ".join(wants),
             "environment": opened.environment,
             "session_id": opened.session_id,
+            "exchanges_left": self.max_exchanges - sum(session.jti == opened.jti for session in self.sessions),
             "receipt": f"/v1/receipts/{secrets.token_hex(13)}",
         }
 
@@ -445,6 +452,12 @@ class BrokerWire:
             "session_id": session.session_id,
             "environment": session.environment,
             "grants": list(session.grants),
+            "offers": [
+                {"grant": name, "kind": grant.kind, "subpath": grant.subpath}
+                | ({"region": grant.region} if grant.kind == "aws" else {})
+                for name, grant in self.grants.items()
+                if name in session.grants
+            ],
             "expires_at": stamp(session.expires_at),
             "leases": [
                 {

@@ -100,6 +100,35 @@ def test_ten_in_a_row_two_in_parallel_and_get_twice_in_one_job(town: Town) -> No
         assert town.run("exec", "--grant", "lake", "--", "true", token=token, job="7200").returncode == 0
 
 
+def test_of_twenty_in_a_row_every_session_but_the_last_is_revoked_at_once(town: Town) -> None:
+    """The one that stays falls silent; nothing is open beyond the token's end."""
+    token = town.world.token()
+    ids = list[str]()
+    for _ in range(20):
+        done = town.run("exec", "--", "true", token=token, job="7250")
+        assert done.returncode == 0, done.stderr
+        ids.append(session_id(done.stderr))
+    distinct = list(dict.fromkeys(ids))
+    assert [ids.count(one) for one in distinct] == [1] * 6 + [14]
+    ends = [[entry["kind"] for entry in of_session(town, one)] for one in distinct]
+    assert ends == [["session_opened", "session_closed"]] * 6 + [["session_opened"]]
+    assert "its token may open one more; revoked after five minutes without one" in done.stderr
+
+
+def test_nothing_is_issued_or_denied_before_the_command_asks(town: Town) -> None:
+    """Of three grants one is AWS's, which the SDKs find, and one is a folder, which nobody can read without a subpath."""
+    show = "import os; print(os.environ['AWS_REGION'], 'AWS_CONTAINER_CREDENTIALS_FULL_URI' in os.environ)"
+    done = town.run("exec", "--", sys.executable, "-c", show, token=town.world.token())
+    assert done.stdout.split()[1:] == ["True"], done.stderr
+    assert [entry["kind"] for entry in of_session(town, session_id(done.stderr))] == ["session_opened", "session_closed"]
+
+    ask = "import boto3; print(boto3.Session().get_credentials().get_frozen_credentials().access_key)"
+    done = town.run("exec", "--", sys.executable, "-c", ask, token=town.world.token())
+    assert done.stdout.startswith("ASIA"), done.stderr
+    kinds = [entry["kind"] for entry in of_session(town, session_id(done.stderr))]
+    assert kinds[:4] == ["session_opened", "intent", "issued", "session_closed"]
+
+
 def test_a_session_and_its_lease_survive_a_restart_and_a_kill_of_the_broker(town: Town) -> None:
     """Cold until the handle comes back; then the same credential again, and it ends as if nothing had been."""
     token = town.world.token()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.job.address import parse_address
-from broker.job.answers import parse_container, parse_credential, parse_moment, parse_opened, parse_view
+from broker.job.answers import Offer, parse_container, parse_credential, parse_moment, parse_opened, parse_view
 from broker.job.client import BrokerClient
 from broker.job.job_token import parse_job_token
 from broker.job.refusals import refusal
@@ -62,7 +62,10 @@ def test_a_session_from_exchange_to_revocation(wire: BrokerWire, transport: str)
     """Every call, over both local transports, on one connection."""
     client = client_of(getattr(wire, transport))
     handle = opened(wire, client)
-    assert client.view(handle).grants == ("lake", "warehouse")
+    assert client.view(handle).offers == (
+        Offer(grant="lake", kind="aws", subpath=False, region="eu-central-1"),
+        Offer(grant="warehouse", kind="vault", subpath=False, region=None),
+    )
     credential = client.credential(handle, "warehouse", min_ttl=timedelta(minutes=5))
     assert (credential.kind, credential.version) == ("vault", 1)
     assert credential.fields["password"].reveal() in wire.values
@@ -137,7 +140,7 @@ def test_an_answer_that_is_no_brokers_is_an_outage(wire: BrokerWire, raw: bytes,
 
 
 def test_an_answer_in_chunks_is_read_whole(wire: BrokerWire) -> None:
-    body = json.dumps({"environment": "e", "grants": [], "expires_at": "2026-01-01T00:00:00Z", "leases": []}).encode()
+    body = json.dumps({"environment": "e", "offers": [], "expires_at": "2026-01-01T00:00:00Z", "leases": []}).encode()
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:9], body[9:])) + b"0\r\n\r\n"
     wire.answer_raw("/v1/session", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
     assert client_of(wire.unix_url).view(Secret("x")).environment == "e"
@@ -148,7 +151,7 @@ def test_an_answer_in_chunks_is_read_whole(wire: BrokerWire) -> None:
 
 class Hello(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = json.dumps({"environment": "tls", "grants": [], "expires_at": "2026-01-01T00:00:00Z", "leases": []}).encode()
+        body = json.dumps({"environment": "tls", "offers": [], "expires_at": "2026-01-01T00:00:00Z", "leases": []}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -289,7 +292,14 @@ def test_empty_keys_are_never_handed_on(missing: str) -> None:
         parse_container(json.dumps({**CONTAINER, missing: ""}).encode())
 
 
-@pytest.mark.parametrize("raw", [b'{"grants":"lake"}', b'{"environment":"e","grants":[],"expires_at":"soon","leases":[]}'])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"environment":"e","offers":"lake"}',
+        b'{"environment":"e","offers":[],"expires_at":"soon","leases":[]}',
+        b'{"environment":"e","offers":[{"grant":"g","kind":"aws","subpath":1}],"expires_at":"2026-01-01T00:00:00Z","leases":[]}',
+    ],
+)
 def test_a_view_without_its_parts_is_none(raw: bytes) -> None:
     with pytest.raises(Unavailable):
         parse_view(raw)

@@ -138,7 +138,7 @@ def test_another_jobs_file_under_the_same_path_is_not_joined(job: Job) -> None:
     job.join("get")
     joined = job.join(token=job.wire.mint())
     assert joined.opened_here
-    assert job.place.state().openings == 1
+    assert job.place.state().left == 7
 
 
 def test_the_resume_key_is_on_disk_before_the_exchange_is_sent(job: Job) -> None:
@@ -156,7 +156,7 @@ def test_a_refused_exchange_leaves_nothing_pending(job: Job) -> None:
     with pytest.raises(Refused):
         job.join()
     assert job.place.state().resume_key == ""
-    assert job.place.state().openings == 0
+    assert job.place.state().left is None
 
 
 def test_a_second_holder_of_the_token_is_refused_at_once(job: Job) -> None:
@@ -214,11 +214,99 @@ def test_an_orphan_that_does_not_lapse_is_a_refusal_in_the_end(job: Job) -> None
     assert len(job.slept) == 1
 
 
-def test_ten_sessions_in_a_row_spare_the_tokens_last_exchanges(job: Job) -> None:
-    outcomes = [job.leave(job.join()) for _ in range(10)]
-    assert outcomes == [Left.REVOKED] * 6 + [Left.SPARED] * 4
+@pytest.mark.parametrize("commands", [10, 20])
+def test_in_a_row_every_session_but_the_last_but_one_is_revoked_at_once(job: Job, commands: int) -> None:
+    """The one that stays falls silent after the job's last command: five minutes later the broker has ended it."""
+    outcomes = [job.leave(job.join()) for _ in range(commands)]
+    assert outcomes == [Left.REVOKED] * 6 + [Left.SPARED] * (commands - 6)
     assert job.states == ["closed"] * 6 + ["live"]
-    assert not job.wire.sessions[-1].heartbeat, "nobody would send it between two commands"
+    assert all(session.heartbeat for session in job.wire.sessions)
+
+
+def test_with_long_pauses_the_tokens_last_session_stays_to_its_end_and_no_longer(job: Job) -> None:
+    """Nobody beats between two commands, and a job that lost its last session could open no other."""
+    for _ in range(7):
+        job.leave(job.join())
+    for _ in range(12):
+        job.wire.end_silent()
+        last = job.join()
+        assert job.leave(last) is Left.LAST
+    assert job.states == ["closed"] * 6 + ["idle", "live"]
+    assert [session.heartbeat for session in job.wire.sessions] == [True] * 7 + [False]
+    assert last.session.expires_at.timestamp() <= parse_job_token(Secret(job.token), "the test").expires_at + 1
+    job.wire.end("expired")
+    with pytest.raises(Refused) as caught:
+        job.join()
+    assert caught.value.code is Code.TOKEN_REPLAYED
+
+
+@pytest.mark.parametrize(
+    ("allowed", "outcomes", "beats"),
+    [(1, [Left.REVOKED], [True]), (2, [Left.SPARED, Left.SPARED], [True]), (3, [Left.REVOKED, Left.SPARED], [True, True])],
+)
+def test_the_policys_number_counts_and_not_ours(job: Job, allowed: int, outcomes: list[Left], beats: list[bool]) -> None:
+    job.wire.max_exchanges = allowed
+    assert [job.leave(job.join()) for _ in outcomes] == outcomes
+    assert [session.heartbeat for session in job.wire.sessions] == beats
+
+
+def test_a_killed_opening_counts(job: Job) -> None:
+    """Its answer was lost and with it the count; the state of before the exchange says what is left at most."""
+    job.wire.max_exchanges = 3
+    job.leave(job.join())
+    job.wire.lose_answer("/v1/token")
+    with pytest.raises(Unavailable):
+        job.join()
+    assert job.place.state().left == 1
+    assert job.leave(job.join()) is Left.LAST
+    assert job.states == ["closed", "revoked", "live"]
+    assert not job.wire.sessions[-1].heartbeat
+
+
+def test_an_opening_that_never_arrived_costs_no_session(job: Job) -> None:
+    """It was counted before it was sent, so the next has no heartbeat; that one is not left behind, since there is another."""
+    job.wire.max_exchanges = 3
+    job.leave(job.join())
+    job.wire.vanish()
+    with pytest.raises(Unavailable):
+        job.join()
+    job.wire.listen()
+    assert job.leave(job.join()) is Left.REVOKED
+    assert job.leave(job.join()) is Left.LAST
+    assert job.states == ["closed", "closed", "live"]
+
+
+def test_an_exec_that_joins_beats_at_once(job: Job) -> None:
+    """The session may have been silent for almost five minutes; the first regular beat would come too late."""
+    for _ in range(7):
+        job.leave(job.join())
+    assert job.wire.sessions[-1].beats == 0
+    job.join()
+    assert job.wire.sessions[-1].beats == 1
+
+
+def test_get_does_not_print_from_a_session_that_falls_silent(job: Job) -> None:
+    """What it prints is to live as long as the job; so it opens the session that stays."""
+    for _ in range(7):
+        job.leave(job.join())
+    assert job.join("get").opened_here
+    assert job.states == ["closed"] * 7 + ["live"]
+    assert not job.wire.sessions[-1].heartbeat
+    assert job.leave(job.join()) is Left.KEPT
+
+
+def test_get_joins_the_session_of_an_exec_that_runs(job: Job) -> None:
+    """The twin: it beats, and nobody may take it away."""
+    running = job.join()
+    assert not job.join("get").opened_here
+    assert job.leave(running) is Left.REVOKED
+
+
+def test_get_without_a_token_joins_what_there_is(job: Job) -> None:
+    """It could open nothing else."""
+    for _ in range(7):
+        job.leave(job.join())
+    assert not job.join("get", token=None, url=None).opened_here
 
 
 def test_a_session_that_is_gone_or_another_ones_is_not_revoked(job: Job) -> None:

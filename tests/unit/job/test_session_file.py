@@ -144,7 +144,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_the_state_survives_and_garbage_is_a_fresh_one(place: SessionPlace) -> None:
     assert place.state() == State()
-    state = State(jti="j", resume_key="k", asked_at=1.5, opener="get", openings=3)
+    state = State(jti="j", resume_key="k", asked_at=1.5, opener="get", left=3, heartbeat=False)
     place.write_state(state)
     assert place.state() == state
     beside: list[Any] = ["{", "[1]", '{"unknown": 1}']
