@@ -34,6 +34,18 @@ ISSUER = "https://broker.example.com"
 BINARY = shutil.which("bao") or shutil.which("vault")
 POSTGRES = shutil.which("initdb") is not None and shutil.which("postgres") is not None
 
+# What the maintenance role has to be allowed, without Vault's default policy; docs/quickstart.md shows these.
+MAINTENANCE = {
+    path: ["update"]
+    for path in (
+        "sys/leases/renew",
+        "sys/leases/revoke",
+        "auth/token/renew-accessor",
+        "auth/token/revoke-accessor",
+        "auth/token/revoke-self",
+    )
+}
+
 CREATE = "CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';"
 DROP = 'DROP ROLE IF EXISTS "{{name}}";'
 
@@ -153,8 +165,7 @@ def set_up(server: Server, public_pem: str, *, namespace: str = "") -> None:
     }
     server.policy("etl", {**reading, "sys/leases/revoke": ["update"]}, namespace=namespace)
     server.policy("etl-norevoke", reading, namespace=namespace)
-    upkeep = ("sys/leases/renew", "sys/leases/revoke", "auth/token/renew-accessor", "auth/token/revoke-accessor")
-    server.policy("maintenance", {path: ["update"] for path in (*upkeep, "auth/token/revoke-self")}, namespace=namespace)
+    server.policy("maintenance", MAINTENANCE, namespace=namespace)
     server.role("etl", namespace=namespace)
     server.role("etl-norevoke", namespace=namespace, token_policies=["etl-norevoke"])
     server.role("etl-batch", namespace=namespace, token_type="batch", token_explicit_max_ttl=0)

@@ -17,6 +17,7 @@ from broker.config import load
 from broker.demo.iam import check_trust
 from broker.errors import Code
 from broker.policy.language import parse as parse_policy
+from tests.contract.vault_servers import MAINTENANCE
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 
 _COMMANDS = [
@@ -118,6 +119,17 @@ def test_every_trust_policy_shown_is_one_that_iam_takes(block: Block) -> None:
         check_trust(document)
 
 
+def test_the_vault_policies_shown_are_those_that_the_contract_suite_gives() -> None:
+    """No path less, or the broker could not renew and revoke; no path more."""
+    shown = [dict(_HCL.findall(block.text)) for block in blocks("hcl") if block.page == "docs/quickstart.md"]
+    maintenance = {path: json.dumps(able) for path, able in MAINTENANCE.items()}
+    job = {"database/creds/etl-production": '["read"]', "sys/leases/revoke": '["update"]'}
+    assert [{path: able.replace(" ", "") for path, able in one.items()} for one in shown] == [maintenance, job]
+
+
+_HCL = re.compile(r'^path "([^"]+)"\s+\{ capabilities = (\[[^]]*\]) \}$', re.MULTILINE)
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_every_python_shown_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec")
@@ -140,7 +152,15 @@ def test_every_code_shown_is_in_the_table(page: Path) -> None:
             assert word in known | _NOT_CODES, f"{page.name}: {word} is no code"
 
 
-_NOT_CODES = {"issuer_url", "token_type", "token_ttl", "token_explicit_max_ttl", "token_chars", "upstream_ids"}
+_NOT_CODES = {
+    "issuer_url",
+    "token_type",
+    "token_ttl",
+    "token_explicit_max_ttl",
+    "token_no_default_policy",
+    "token_chars",
+    "upstream_ids",
+}
 
 
 def test_readme_shows_a_refusal_s_exit_code_as_the_table_has_it() -> None:

@@ -3,7 +3,7 @@
 import json
 
 from broker.demo.world import World
-from tests.contract.vault_servers import CREATE, DROP, Server
+from tests.contract.vault_servers import CREATE, DROP, MAINTENANCE, Server
 
 
 def prepare(vault: Server, world: World) -> None:
@@ -30,8 +30,7 @@ def prepare(vault: Server, world: World) -> None:
         "warehouse": {"database/creds/etl-production": ["read"], **revoking},
         "settings": {"secret/data/etl/production/*": ["read"], **revoking},
     }
-    maintenance = ("sys/leases/renew", "sys/leases/revoke", "auth/token/renew-accessor", "auth/token/revoke-accessor")
-    rules["maintenance"] = {path: ["update"] for path in (*maintenance, "auth/token/lookup-accessor")}
+    rules["maintenance"] = MAINTENANCE
     for policy, paths in rules.items():
         text = json.dumps({"path": {path: {"capabilities": able} for path, able in paths.items()}})
         vault.api("POST", f"sys/policies/acl/{policy}", {"policy": text})
@@ -45,5 +44,5 @@ def prepare(vault: Server, world: World) -> None:
     for name, grant in (("etl-production", "warehouse"), ("etl-settings-production", "settings")):
         subject = f"environment:production:grant:{grant}:issuer:gitlab:project:4711"
         vault.api("POST", f"auth/jwt/role/{name}", {**shared, "bound_subject": subject, "token_policies": [grant]})
-    bound = {"bound_subject": "broker:maintenance", "token_policies": ["maintenance"]}
+    bound = {"bound_subject": "broker:maintenance", "token_policies": ["maintenance"], "token_no_default_policy": True}
     vault.api("POST", "auth/jwt/role/credbroker-maintenance", {**shared, **bound})
