@@ -71,6 +71,8 @@ def _check_socket(table: Table, key: str, path: Path) -> None:
         table.problem(key, f"{key}: the path of a Unix socket has at most {longest} bytes, this one {len(os.fsencode(path))}")
     if not path.parent.is_dir() and key == "unix":
         table.problem(key, f"{key}: the folder {path.parent} does not exist", "make it first; jobs get this folder mounted")
+    elif path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
+        table.problem(key, f"{key}: the folder {path.parent} may not be written to by this user", "check as the broker's user")
 
 
 def _check_admin(table: Table, admin: Path, unix: Path | None) -> None:

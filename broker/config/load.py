@@ -1,5 +1,6 @@
 """Reads `broker.toml` (DESIGN section 5). Keys of features that do not exist yet are unknown keys."""
 
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -84,6 +85,8 @@ def _store(root: Table) -> Path:
     path = table.beside("url", rest) or NOWHERE
     if not path.parent.is_dir():
         table.problem("url", f"url: the folder {path.parent} does not exist", "make it first")
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        table.problem("url", f"url: the folder {path.parent} may not be written to by this user", "check as the broker's user")
     return path
 
 

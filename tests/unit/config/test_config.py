@@ -272,6 +272,23 @@ def test_a_bad_value_is_refused_with_its_reason(write: Write, old: str, new: str
     assert any(words in line for line in found), found
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_the_broker_could_not_write_to_is_a_problem_before_it_starts(write: Write, tmp_path: Path) -> None:
+    """The store's and the socket's; writable again, both are fine."""
+    for name in ("store", "sockets"):
+        (tmp_path / name).mkdir(mode=0o500)
+    path = write(
+        WHOLE.replace("sqlite:///broker.db", "sqlite:///store/broker.db").replace("run/broker.sock", "sockets/broker.sock")
+    )
+    found = problems(path)
+    assert len(found) == 2
+    assert f"unix: the folder {tmp_path / 'sockets'} may not be written to by this user; check as the broker's user" in found[0]
+    assert f"url: the folder {tmp_path / 'store'} may not be written to by this user; check as the broker's user" in found[1]
+    for name in ("store", "sockets"):
+        (tmp_path / name).chmod(0o700)
+    assert load(path).store == tmp_path / "store/broker.db"
+
+
 def test_a_list_with_something_else_than_tables_is_refused(write: Write) -> None:
     """`upstream = [1]` is TOML, and nothing that could be read."""
     found = problems(write("upstream = [1]\n" + LEAST.split("[[upstream]]", maxsplit=1)[0]))
