@@ -137,6 +137,8 @@ class _Signed:
         self.last: bytes | None = None
         self._good = 0  # how many entries a checkpoint vouched for
         self._forked = False
+        self._refused = 0
+        self._refusals: list[tuple[int, str]] = []
         self._next = next(self._left, None)
 
     def check(self, frontier: Frontier) -> None:
@@ -151,6 +153,15 @@ class _Signed:
         while self._next is not None:
             self._found.log(f"a checkpoint of {self._next[0]} entries was signed, and only {size} are there to check it")
             self._next = next(self._left, None)
+        if 1 < self._refused == self.count:  # once, not once for each: it is the key
+            why = self._refusals[0][1]
+            self._found.log(
+                f"none of the {self.count} checkpoints is valid: {why}; this is not the key of this log, or not its log"
+            )
+            return
+        for refused_size, why in self._refusals:
+            self._found.log(f"the checkpoint of {refused_size} entries is not valid: {why}")
+        self._found.more += self._refused - len(self._refusals)
 
     def _one(self, size: int, note: bytes, frontier: Frontier) -> None:
         self.count += 1
@@ -158,7 +169,9 @@ class _Signed:
         try:
             checkpoint = self._key.open(bytes(note))
         except (ValueError, TypeError) as error:
-            self._found.log(f"the checkpoint of {size} entries is not valid: {error}")
+            self._refused += 1
+            if len(self._refusals) < _MOST_PROBLEMS:
+                self._refusals.append((size, str(error)))
             return
         if checkpoint.size != size or size != frontier.size:
             self._found.log(f"a checkpoint stored as of {size} entries was signed for {checkpoint.size}")

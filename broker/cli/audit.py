@@ -13,6 +13,7 @@ import click
 from broker.audit.checkpoint import VerifierKey
 from broker.audit.facets import parsed
 from broker.audit.fitting import plain
+from broker.audit.ocsf import SHAPES
 from broker.audit.query import Query, told
 from broker.audit.verify import Report
 from broker.audit.verify import verify as verified
@@ -24,6 +25,12 @@ _BAD_DATA = 65  # sysexits.h EX_DATAERR
 _PROGRESS_FROM = 5_000
 _PROGRESS_EVERY = 1_000
 _DATABASE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _kind(_ctx: click.Context, _param: click.Parameter, given: str) -> str:
+    if given and given not in SHAPES:
+        raise click.BadParameter(f"there are no entries of kind {given!r}; there are {', '.join(SHAPES)}")
+    return given
 
 
 @click.group()
@@ -69,7 +76,9 @@ def verify(database: Path, vkey: str, origin: str | None, as_json: bool) -> None
 @click.option("--session", default="", metavar="ID", help="Of this session.")
 @click.option("--environment", default="", metavar="NAME", help="In this environment.")
 @click.option("--grant", default="", metavar="NAME", help="About this grant.")
-@click.option("--kind", default="", metavar="KIND", help="Of this kind, e.g. issued, denied, revoked.")
+@click.option(
+    "--kind", default="", callback=_kind, metavar="KIND", help="Of this kind, e.g. issued, denied, revoked."
+)  # a typo must not look like a log in which nothing happened
 @click.option("--credential", default="", metavar="ID", help="About this access key id, accessor, lease id or session name.")
 @click.option("--since", metavar="TIME|SPAN", help="Not older: 2026-11-23T08:00:00Z, 2026-11-23, or 90m, 2h, 7d ago.")
 @click.option("--until", metavar="TIME|SPAN", help="Older than this.")

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -7,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.audit.checkpoint import LogSigner
+from broker.audit.checkpoint import LogSigner, VerifierKey
 from broker.audit.entry import Entry
 from broker.audit.facets import facets_of
 from broker.audit.kept import Kept, KeptHead, KeptPolicy
