@@ -58,6 +58,6 @@ def main() -> None:
     except click.Abort:
         raise SystemExit(130) from None
     except BrokerError as error:
-        click.echo(f"credbroker: {error.public} ({error.code.word})", err=True)
+        click.echo(f"credbroker: {error.public} [{error.code.word}]", err=True)
         raise SystemExit(error.code.exit_code) from None
     raise SystemExit(code)

@@ -57,5 +57,7 @@ def or_exit(run: Callable[[], T]) -> T:
         return run()
     except BrokerError as error:
         detail = f" ({error.detail})" if error.detail else ""
-        say(f"{error.public} [{error.code.word}]{detail}")
+        # The lines that a sentence brings along are for pasting: the code stands before them.
+        sentence, newline, lines = error.public.partition("\n")
+        say(f"{sentence} [{error.code.word}]{detail}{newline}{lines}")
         sys.exit(getattr(error, "exit_code", error.code.exit_code))

@@ -58,7 +58,7 @@ def check(file: str, as_json: bool) -> None:
         return
     for warning in found:
         _say("warning", "yellow", str(warning))
-    counts = f"{len(loaded.environments)} environments, {len(loaded.grants)} grants"
+    counts = f"{_counted(len(loaded.environments), 'environment')}, {_counted(len(loaded.grants), 'grant')}"
     click.echo(f"{name}: good; {counts}, no two environments can match one job; {loaded.hash}")
 
 
@@ -202,6 +202,10 @@ def _trail_record(trail: "Trail") -> dict[str, Any]:
 
 def _record(problem: "Problem") -> dict[str, Any]:
     return {"file": problem.file, "line": problem.line, "what": problem.what, "instead": problem.instead}
+
+
+def _counted(number: int, of: str) -> str:
+    return f"{number} {of}{'' if number == 1 else 's'}"
 
 
 def _say(word: str, colour: str, sentence: str) -> None:

@@ -55,6 +55,15 @@ def test_a_good_policy_is_good(folder: Path) -> None:
     assert result.stderr == ""
 
 
+def test_one_environment_and_one_grant_are_counted_as_one(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text(
+        'version = 1\nproject_id = ["1"]\n'
+        '[[environment]]\nname = "a"\nwhen.issuer = "gitlab"\nwhen.ref_path = "refs/heads/main"\nwhen.ref_protected = true\n'
+        '[[grant]]\nname = "g"\nenvironments = ["a"]\n[grant.vault]\nrole = "r"\npath = "database/creds/r"\n'
+    )
+    assert _run("check", tmp_path / "policy.toml").stdout.startswith("policy.toml: good; 1 environment, 1 grant, no two")
+
+
 def test_a_bad_policy_exits_with_78_and_every_problem(folder: Path) -> None:
     (folder / "policy.toml").write_text(WHOLE.replace("max_ttl", "max_tll").replace("version = 1", "version = 2"))
     result = _run("check", folder / "policy.toml")
