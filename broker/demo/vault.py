@@ -59,7 +59,7 @@ _MAINTENANCE = (
     "sys/leases/revoke",
     "auth/token/renew-accessor",
     "auth/token/revoke-accessor",
-    "auth/token/lookup-accessor",
+    "auth/token/revoke-self",
 )
 
 
@@ -129,7 +129,7 @@ class DevVault:
         self._api("POST", "sys/auth/jwt", {"type": "jwt"})
         self._api("POST", "auth/jwt/config", {"jwks_url": f"{broker}/jwks", "bound_issuer": broker})
         self._role("etl-production", f"environment:production:grant:{GRANT}:issuer:gitlab:project:{project}", "30m", "12h")
-        self._role("credbroker-maintenance", "broker:maintenance", "5m", "15m")
+        self._role("credbroker-maintenance", "broker:maintenance", "5m", "15m", token_no_default_policy=True)
 
     def leases(self) -> list[str]:
         """The ids of the leases that are alive, as Vault lists them."""
@@ -142,8 +142,9 @@ class DevVault:
         rules = {path: {"capabilities": capabilities} for path, capabilities in paths.items()}
         self._api("POST", f"sys/policies/acl/{name}", {"policy": json.dumps({"path": rules})})
 
-    def _role(self, name: str, subject: str, ttl: str, longest: str) -> None:
+    def _role(self, name: str, subject: str, ttl: str, longest: str, **more: object) -> None:
         role = {
+            **more,
             "role_type": "jwt",
             "user_claim": "sub",
             "bound_audiences": self.url,

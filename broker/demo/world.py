@@ -14,8 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -258,9 +256,14 @@ class World:
         raise WorldBroken(f"the broker did not become ready:\n{words}")
 
     def _ready(self) -> bool:
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{self.url}/readyz", timeout=2):  # noqa: S310 - http on loopback
-            return True
-        return False
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)  # not urllib: a proxy is not for loopback
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (http.client.HTTPException, OSError):
+            return False
+        finally:
+            connection.close()
 
     def stop_broker(self) -> None:
         """It has answered what was in flight, flushed its log and is gone."""

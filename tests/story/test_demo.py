@@ -27,6 +27,7 @@ def _needs_ministack() -> None:
 def start(temporary: Path, *arguments: str, path: str | None = None) -> "subprocess.Popen[str]":
     """The demo, with its files in a folder of ours whose name has a space."""
     variables = {"TMPDIR": str(temporary), "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    variables |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # not for loopback, whatever it is
     return subprocess.Popen(
         [sys.executable, "-m", "broker", "demo", *arguments],
         env=os.environ | variables | ({} if path is None else {"PATH": path}),
