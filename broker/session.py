@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import secrets
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ HANDLE_PREFIX = "cbs_"
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_CHARS = 43
 _CHECK_CHARS = 6
+_SHAPE = re.compile(rf"{HANDLE_PREFIX}([0-9A-Za-z]{{{_RANDOM_CHARS}}})([0-9A-Za-z]{{{_CHECK_CHARS}}})")
 _HASH_DOMAIN = b"credbroker/handle/1\x00"
 _RESUME_DOMAIN = b"credbroker/resume/1\x00"
 
@@ -59,14 +61,8 @@ def new_handle() -> Secret:
 
 def handle_hash(presented: str) -> bytes:
     """What the store knows a handle by. Raises Refused(handle_invalid) for anything that is not shaped like a handle."""
-    body, check = presented[len(HANDLE_PREFIX) : -_CHECK_CHARS], presented[-_CHECK_CHARS:]
-    shaped = (
-        presented.startswith(HANDLE_PREFIX)
-        and len(body) == _RANDOM_CHARS
-        and all(c in _ALPHABET for c in body)
-        and check == _checksum(body)
-    )
-    if not shaped:
+    shaped = _SHAPE.fullmatch(presented)
+    if shaped is None or shaped[2] != _checksum(shaped[1]):
         raise Refused(
             Code.HANDLE_INVALID,
             "this is not a session handle of a broker (its shape or checksum is wrong); open a session with `credbroker exec`",
