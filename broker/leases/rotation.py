@@ -47,27 +47,25 @@ class Rotation:
         """
         now = self._clock()
         slot = live.slot(request.grant, request.subpath, now)
-        lease = slot.lease
-        if lease is not None and freshness(lease, now) is not Freshness.DEAD and _lasts(lease, request.min_ttl, now):
-            slot.last_read = now.mono
+        lease = _served(slot, request.min_ttl, now)
+        if lease is not None:
             if freshness(lease, now) is Freshness.DUE:
                 self._start(live, slot, request.luigi_task, request.correlation_id)
             return lease
 
         if request.min_ttl is not None:
             self._require_possible(live, slot, request.min_ttl, now)
-        flight = self._start(live, slot, request.luigi_task, request.correlation_id, anew=lease is not None)
+        flight = self._start(live, slot, request.luigi_task, request.correlation_id, anew=slot.lease is not None)
         if flight is not None:
             await _wait(flight, request.patience)
-        live.require_live(self._clock())
         now = self._clock()
-        lease = slot.lease
-        if lease is not None and freshness(lease, now) is not Freshness.DEAD and _lasts(lease, request.min_ttl, now):
-            slot.last_read = now.mono
+        live.require_live(now)
+        lease = _served(slot, request.min_ttl, now)
+        if lease is not None:
             return lease
         if slot.failure is not None:
             raise _again(slot.failure, slot.retry_at - now.mono)
-        if lease is not None and request.min_ttl is not None and (flight is None or flight.done()):
+        if slot.lease is not None and request.min_ttl is not None and (flight is None or flight.done()):
             raise _ttl_unavailable(request.grant)
         raise Unavailable(
             Code.UPSTREAM_UNAVAILABLE,
@@ -204,8 +202,15 @@ class Rotation:
             raise _ttl_unavailable(slot.grant)
 
 
-def _lasts(lease: Lease, min_ttl: timedelta | None, now: Moment) -> bool:
-    return min_ttl is None or lease.mono_expires - now.mono >= min_ttl.total_seconds()
+def _served(slot: Slot, min_ttl: timedelta | None, now: Moment) -> Lease | None:
+    """The slot's lease, if it lives and lasts as long as it has to; it has been read then."""
+    lease = slot.lease
+    if lease is None or freshness(lease, now) is Freshness.DEAD:
+        return None
+    if min_ttl is not None and lease.mono_expires - now.mono < min_ttl.total_seconds():
+        return None
+    slot.last_read = now.mono
+    return lease
 
 
 def _ttl_unavailable(grant: str) -> Refused:
