@@ -1,8 +1,13 @@
 """What the whole suite shares: the head of the report says which real servers this run had."""
 
 import shutil
+import signal
 
 from hypothesis import HealthCheck, settings
+
+# A shell's `&` and nohup start us with these ignored; what we start would inherit that, and tests of Ctrl-C wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No timed tests: a shared or slow machine is no failure of ours, and what is fast enough is the benchmarks' business.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
