@@ -30,6 +30,20 @@ class SessionState(StrEnum):
     EXPIRED = "expired"  # the token's `exp`, or the policy's `max_session`
 
 
+_REFUSALS = {
+    SessionState.CLOSED: (Code.SESSION_REVOKED, "this session was ended by its job; open a new one with the job token"),
+    SessionState.REVOKED: (Code.SESSION_REVOKED, "this session was revoked; the broker's log says by what"),
+    SessionState.IDLE: (
+        Code.SESSION_IDLE,
+        "this session's heartbeat fell silent, or nobody used the session at all, and it was revoked; open a new one",
+    ),
+    SessionState.EXPIRED: (
+        Code.SESSION_EXPIRED,
+        "this session is over: the job token's `exp` or the policy's max_session is past",
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """What one accepted job token opened. Unchangeable but for its state and last heartbeat, which only the store writes."""
@@ -48,6 +62,12 @@ class Session:
     receipt: str  # id of its `session_opened` entry
     state: SessionState = SessionState.LIVE
     last_seen: datetime | None = None
+
+
+def refusal_of(state: SessionState) -> Refused:
+    """What a handle of a session in this state is told."""
+    code, sentence = _REFUSALS[state]
+    return Refused(code, sentence)
 
 
 def new_handle() -> Secret:

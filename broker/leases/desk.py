@@ -10,7 +10,7 @@ from broker.lease import Lease
 from broker.leases.ending import Ending
 from broker.leases.requests import LeaseLine, Offer, ReadRequest, SessionView
 from broker.leases.rotation import Rotation
-from broker.leases.table import LiveSession, Table, refusal_of
+from broker.leases.table import LiveSession, Table
 from broker.leasing import open_lease
 from broker.ledger import Ledger
 from broker.moment import Moment
@@ -19,7 +19,7 @@ from broker.policy.templates import wildcard
 from broker.refusing import Refusing
 from broker.sealing import SealKey
 from broker.secret import Secret
-from broker.session import Session, SessionState, handle_hash
+from broker.session import Session, SessionState, handle_hash, refusal_of
 
 log = logging.getLogger("credbroker.desk")
 

@@ -4,28 +4,15 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from broker.errors import BrokerError, Code, Refused, Unavailable
+from broker.errors import BrokerError, Code, Unavailable
 from broker.lease import Lease
 from broker.moment import Moment
 from broker.sealing import SealKey
-from broker.session import Session, SessionState
+from broker.session import Session, SessionState, refusal_of
 from broker.upstream import Held
 
 _MOST_SLOTS = 1000
 _EMPTY_KEPT = 60.0  # seconds after its back-off
-
-STATE_REFUSALS = {
-    SessionState.CLOSED: (Code.SESSION_REVOKED, "this session was ended by its job; open a new one with the job token"),
-    SessionState.REVOKED: (Code.SESSION_REVOKED, "this session was revoked; the broker's log says by what"),
-    SessionState.IDLE: (
-        Code.SESSION_IDLE,
-        "this session's heartbeat fell silent, or nobody used the session at all, and it was revoked; open a new one",
-    ),
-    SessionState.EXPIRED: (
-        Code.SESSION_EXPIRED,
-        "this session is over: the job token's `exp` or the policy's max_session is past",
-    ),
-}
 
 
 @dataclass(slots=True)
@@ -100,12 +87,6 @@ class LiveSession:
         state = SessionState.EXPIRED if self.state is SessionState.LIVE and now.mono >= self.mono_expires else self.state
         if state is not SessionState.LIVE:
             raise refusal_of(state)
-
-
-def refusal_of(state: SessionState) -> Refused:
-    """What a handle of a session in this state is told."""
-    code, sentence = STATE_REFUSALS[state]
-    return Refused(code, sentence)
 
 
 class Table:

@@ -20,7 +20,7 @@ from broker.ledger import (
     WriteIntent,
     WriteLease,
 )
-from broker.session import Session, SessionState
+from broker.session import Session, SessionState, refusal_of
 from broker.store.rows import (
     INSERT_INTENT,
     INSERT_LEASE,
@@ -42,13 +42,6 @@ from broker.store.rows import (
 _TOKEN_LEEWAY = timedelta(minutes=5)  # above any issuer's leeway: the count outlives the token's last acceptance
 _SESSIONS_KEPT = timedelta(days=1)  # past the token's end, so that a late caller hears "expired" and not "unknown"
 _LEASES_KEPT = timedelta(minutes=5)
-
-_ENDED = {
-    SessionState.CLOSED: (Code.SESSION_REVOKED, "this session was closed by its holder; the job token can open another"),
-    SessionState.REVOKED: (Code.SESSION_REVOKED, "this session was revoked"),
-    SessionState.IDLE: (Code.SESSION_IDLE, "this session was ended because its heartbeat fell silent"),
-    SessionState.EXPIRED: (Code.SESSION_EXPIRED, "this session has reached its end"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +138,7 @@ class Changing:
     def _close(self, change: CloseSession) -> None:
         session = self._known(change.session_id)
         if session.state is not SessionState.LIVE:
-            raise _ended(session.state)
+            raise refusal_of(session.state)
         self._replace(replace(session, state=change.state))
 
     def _note(self, change: NoteIds) -> None:
@@ -205,9 +198,9 @@ class Changing:
     def _living(self, session_id: str) -> None:
         session = self._known(session_id)
         if session.state is not SessionState.LIVE:
-            raise _ended(session.state)
+            raise refusal_of(session.state)
         if session.expires_at <= self.now:
-            raise _ended(SessionState.EXPIRED)
+            raise refusal_of(SessionState.EXPIRED)
 
     def _replace(self, session: Session) -> None:
         row = session_row(session)
@@ -225,11 +218,6 @@ class Changing:
 
     def _insert(self, table: str, statement: str, row: Row) -> None:
         self.db.execute(statement, (*row, self.seal.mac(table, row)))
-
-
-def _ended(state: SessionState) -> BrokerError:
-    code, sentence = _ENDED[state]
-    return Refused(code, sentence)
 
 
 def _too_late() -> BrokerError:

@@ -224,7 +224,7 @@ async def test_a_session_past_its_end_does_not_live(store: SqliteStore) -> None:
     store.clock.forward(timedelta(minutes=10))
     assert await ledger.live_session("https://gitlab.example.com", "jti-1") is None
     assert [s.session_id for s in await ledger.live_sessions()] == [session.session_id]
-    with pytest.raises(Refused, match="reached its end") as caught:
+    with pytest.raises(Refused, match="session is over") as caught:
         await ledger.commit([an_intent(session)], [])
     assert caught.value.code is Code.SESSION_EXPIRED
     await ledger.commit([opening(a_session())], [])
@@ -234,10 +234,10 @@ async def test_a_session_past_its_end_does_not_live(store: SqliteStore) -> None:
 @pytest.mark.parametrize(
     ("state", "code", "words"),
     [
-        (SessionState.CLOSED, Code.SESSION_REVOKED, "closed by its holder"),
+        (SessionState.CLOSED, Code.SESSION_REVOKED, "ended by its job"),
         (SessionState.REVOKED, Code.SESSION_REVOKED, "was revoked"),
         (SessionState.IDLE, Code.SESSION_IDLE, "heartbeat fell silent"),
-        (SessionState.EXPIRED, Code.SESSION_EXPIRED, "reached its end"),
+        (SessionState.EXPIRED, Code.SESSION_EXPIRED, "session is over"),
     ],
 )
 async def test_an_ended_session_says_how_it_ended(store: SqliteStore, state: SessionState, code: Code, words: str) -> None:
