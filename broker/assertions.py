@@ -15,9 +15,7 @@ from broker.errors import Code, Refused
 from broker.identity.claims import JobIdentity
 from broker.moment import Clock
 from broker.secret import Secret
-from broker.signing import Keyring, Signer
-
-__all__ = ["AssertionIssuer", "Keyring", "Signer", "role_session_name", "session_tags", "source_identity"]
+from broker.signing import Keyring
 
 MAINTENANCE = "broker:maintenance"
 _BACKDATED = timedelta(seconds=30)  # for upstreams whose clock is behind ours

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from broker.assertions import AssertionIssuer, Keyring
+from broker.assertions import AssertionIssuer
 from broker.audit.checkpoint import LogSigner
 from broker.audit.entry import Journal
 from broker.audit.rollup import BoundedDenials
@@ -37,6 +37,7 @@ from broker.policy.language import load as load_policy
 from broker.policy.model import Policy
 from broker.refusing import Refusing
 from broker.session import SessionState, new_id
+from broker.signing import Keyring
 from broker.store.serving import only_server_of
 from broker.store.sqlite import SqliteLedger
 from broker.upstream import Upstream

@@ -65,9 +65,10 @@ def export(folder: Path, config: Path) -> None:
 
     Serve .well-known/openid-configuration and jwks as application/json. Whoever can write there can make up assertions.
     """
-    from broker.assertions import AssertionIssuer, Keyring
+    from broker.assertions import AssertionIssuer
     from broker.config import load
     from broker.keyfiles import write_public
+    from broker.signing import Keyring
 
     settings = load(config)
     now = Moment(datetime.now(UTC), monotonic())

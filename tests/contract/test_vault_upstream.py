@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.assertions import AssertionIssuer, Keyring
+from broker.assertions import AssertionIssuer
 from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.lease import UpstreamIds
 from broker.policy.model import VaultTarget
 from broker.secret import Secret
-from broker.signing import FileSigner, TimedSigner
+from broker.signing import FileSigner, Keyring, TimedSigner
 from broker.upstream import Held, Minted, Order, Upstream
 from broker.upstreams.pool import UpstreamPool
 from broker.upstreams.vault import Assertions, VaultSettings, VaultUpstream

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.assertions import AssertionIssuer, Keyring, role_session_name, session_tags, source_identity
+from broker.assertions import AssertionIssuer, role_session_name, session_tags, source_identity
 from broker.errors import Code, Misconfigured, Refused
 from broker.moment import rfc3339
 from broker.secret import Secret
-from broker.signing import FileSigner, TimedSigner, new_key_file, parse_key_file, thumbprint
+from broker.signing import FileSigner, Keyring, TimedSigner, new_key_file, parse_key_file, thumbprint
 from tests.strategies import NOON, ManualClock, identity
 
 URL = "https://broker.example.com"

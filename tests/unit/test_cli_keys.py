@@ -9,9 +9,9 @@ from pathlib import Path
 import jwt
 import pytest
 
-from broker.assertions import Keyring
 from broker.audit.checkpoint import LogSigner
 from broker.keyfiles import read_private, read_symmetric
+from broker.signing import Keyring
 from tests.strategies import NOON
 
 ORIGIN = "broker.example.com/log"
