@@ -40,7 +40,6 @@ class Issuing:
     upstream_for: Callable[[Target], Upstream]
     clock: Callable[[], Moment]
     skew: Callable[[], timedelta | None]  # how far the issuers' clocks are from ours; None while none has told its time
-    broker_id: str
     pace: Pace
 
     async def issue(
@@ -86,7 +85,7 @@ class Issuing:
             about=about,
             upstream=upstream.name,
             ids=planned.named(),
-            broker_id=self.broker_id,
+            broker_id=self.journal.broker_id,
             deadline=now.wall + INTENT_DEADLINE,
         )
         write_intent = WriteIntent(
@@ -94,7 +93,7 @@ class Issuing:
             session_id=session.session_id,
             grant=grant,
             subpath=subpath,
-            broker_id=self.broker_id,
+            broker_id=self.journal.broker_id,
             deadline=now.wall + INTENT_DEADLINE,
             ids=planned,
         )

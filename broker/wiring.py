@@ -125,8 +125,7 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     metrics = Metrics()
     pool = UpstreamPool()
     ledger = SqliteLedger.open(config.store, row_key=files.row_key, signer=files.signer, clock=system_clock)
-    broker_id = new_id()
-    journal = Journal(broker_id, importlib.metadata.version("credbroker"))
+    journal = Journal(new_id(), importlib.metadata.version("credbroker"))
     assertions = AssertionIssuer(config.issuer_url, files.keyring, system_clock)
     verifier = TokenVerifier([(issuer, Keys(issuer)) for issuer in config.issuers])
     upstreams = _upstreams(config, assertions, pool)
@@ -157,7 +156,6 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
         upstream_for=lambda target: upstreams[upstream_name(config, target)],
         clock=system_clock,
         skew=lambda: verifier.skew,
-        broker_id=broker_id,
         pace=Pace(rotate_every=config.limits.rotate_every, spread=random.random),
     )
     table = Table()

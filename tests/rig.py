@@ -171,7 +171,6 @@ class Rig:
             upstream_for=self._upstream_for,
             clock=self.clock,
             skew=lambda: self.skew,
-            broker_id="broker-1",
             pace=Pace(rotate_every=self.rotate_every, spread=lambda: 0.0),
         )
         self.rotation = Rotation(
