@@ -42,7 +42,8 @@ class LogFile:
         waiting = next(named, None)
         for row in self._rows(_ENTRIES + " ORDER BY idx"):
             names: list[str] = []
-            while waiting is not None and waiting[1] <= row[0]:
+            # Of the index only whole numbers are looked at: SQLite keeps a text where its writer puts one, and sorts it last.
+            while waiting is not None and isinstance(waiting[1], int) and waiting[1] <= row[0]:
                 if waiting[1] == row[0]:
                     names.append(waiting[0])
                 waiting = next(named, None)
@@ -53,7 +54,7 @@ class LogFile:
 
     def policies(self) -> Iterator[KeptPolicy]:
         for row in self._rows("SELECT text_sha256, policy_hash, text FROM policy ORDER BY text_sha256"):
-            yield KeptPolicy(*row)
+            yield KeptPolicy(*(column if isinstance(column, str) else repr(column) for column in row))
 
     def find(self, query: Query) -> list[tuple[int, bytes]]:
         """(index, body) of the newest `limit` entries that match, in the log's order.
@@ -80,7 +81,7 @@ class LogFile:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _names(self) -> Iterator[tuple[str, int]]:
+    def _names(self) -> Iterator[tuple[str, Any]]:
         yield from self._rows("SELECT id, idx FROM credential ORDER BY idx, id")
 
     def _rows(self, statement: str, values: Sequence[str | int] = ()) -> Iterator[Any]:
