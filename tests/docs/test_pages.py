@@ -3,14 +3,14 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import check_jsonschema
 import click
 import pytest
 import tomllib
 import yaml
+from click.testing import CliRunner
 
 from broker.cli import cli
 from broker.config import load
@@ -98,18 +98,22 @@ def test_every_gitlab_yaml_shown_is_valid(block: Block, tmp_path: Path) -> None:
     assert any("CREDBROKER_ID_TOKEN" in job.get("id_tokens", {}) for job in jobs.values())
 
 
+def test_gitlab_s_schema_would_refuse_a_slip(tmp_path: Path) -> None:
+    """The refused twin: the check above can fail."""
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text('job: { script: ["true"], id_tokens: { CREDBROKER_ID_TOKEN: { audience: "x" } } }\n')
+    with pytest.raises(AssertionError, match="id_tokens"):
+        assert_gitlab(path)
+    path.write_text(path.read_text().replace("audience", "aud"))
+    assert_gitlab(path)
+
+
 def assert_gitlab(path: Path) -> None:
     """Raises unless GitLab's published schema takes the file."""
-    checked = subprocess.run(
-        [
-            *(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.gitlab-ci"),
-            *("--data-transform", "gitlab-ci", str(path)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    checked = CliRunner().invoke(
+        check_jsonschema.main, ["--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci", str(path)]
     )
-    assert checked.returncode == 0, checked.stdout
+    assert checked.exit_code == 0, checked.output
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
