@@ -22,6 +22,7 @@ log = logging.getLogger("credbroker.ending")
 
 _SWEEP_FIRST = 5.0  # seconds until a revocation that failed is tried again; doubles up to
 _SWEEP_MOST = 300.0
+_SWEEP_AT_ONCE = 8  # half of the upstream pool's threads: the rest is for who is waiting for a credential
 
 
 @dataclass(slots=True)
@@ -100,17 +101,18 @@ class Ending:
 
         Raises what the ledger's reads raise. Each is tried whatever the others meet, and what fails again after a growing wait.
         """
-        tried = set(self._unfinished)
-        for session_id in tried:
-            await self._try(session_id, partial(self._finish, session_id, "sweep", new_id()))
-        for session in await self._ledger.lapsed(self._clock().wall):
-            if session.session_id not in tried:
-                tried.add(session.session_id)
-                await self._try(session.session_id, partial(self._sweep_session, session))
-        for intent in await self._ledger.overdue_intents(self._clock().wall):
-            tried.add(intent.intent_id)
-            await self._try(intent.intent_id, partial(self._sweep_intent, intent))
-        self._waits = {name: wait for name, wait in self._waits.items() if name in tried}
+        works: dict[str, Callable[[], Awaitable[None]]] = {
+            session_id: partial(self._finish, session_id, "sweep", new_id()) for session_id in self._unfinished
+        }
+        now = self._clock().wall
+        for session in await self._ledger.lapsed(now):
+            works.setdefault(session.session_id, partial(self._sweep_session, session))
+        for intent in await self._ledger.overdue_intents(now):
+            works[intent.intent_id] = partial(self._sweep_intent, intent)
+        # Several at once: an upstream that hangs must not keep what another one would revoke at once waiting behind it.
+        turns = asyncio.Semaphore(_SWEEP_AT_ONCE)
+        await asyncio.gather(*(self._try(name, work, turns) for name, work in works.items()))
+        self._waits = {name: wait for name, wait in self._waits.items() if name in works}
 
     async def drain(self) -> None:
         """Until no ending is under way."""
@@ -152,14 +154,15 @@ class Ending:
         finally:
             self._busy.discard(session_id)
 
-    async def _try(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, name: str, work: Callable[[], Awaitable[None]], turns: asyncio.Semaphore) -> None:
         """One item of the sweep. A failure is this item's alone, a bug too: it must not keep the others from being revoked."""
         now = self._clock()
         due, wait = self._waits.get(name, (0.0, _SWEEP_FIRST))
         if name in self._busy or now.mono < due:
             return
         try:
-            await work()
+            async with turns:
+                await work()
         except BrokerError as error:
             log.warning("sweep.waits", extra={"id": name, "code": error.code.word, "detail": error.detail})
         except Exception:

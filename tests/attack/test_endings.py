@@ -244,3 +244,32 @@ async def test_a_flight_that_lands_after_the_end_leaves_no_timer(tmp_path: Path)
         await closing
         assert broker.vault.live == {}
         assert slot.timer is None
+
+
+async def test_an_upstream_that_hangs_keeps_no_other_from_being_revoked(tmp_path: Path) -> None:
+    """The sweep went one by one: sixty seconds for each session of a hanging server, before the next server's turn."""
+    async with rig(tmp_path) as broker:
+        for number in range(4):
+            broker.tokens.known[str(number)] = identity(jti=str(number))
+        handles = [await broker.open(str(number)) for number in range(4)]
+        for handle in handles:
+            await broker.read(handle, "warehouse")
+        hanging, gate, real = set(list(broker.vault.live)[:3]), asyncio.Event(), broker.vault.revoke
+
+        async def revoke(helds: Sequence[Held]) -> None:
+            if helds[0].ids.lease_id in hanging:
+                await gate.wait()
+            await real(helds)
+
+        broker.vault.faults = [AWAY] * 4
+        for handle in handles:
+            with pytest.raises(Unavailable):
+                await broker.desk.close(handle, LOOPBACK, "c")
+        broker.vault.revoke = revoke  # type: ignore[method-assign]  # the fault
+        sweep = asyncio.create_task(broker.ending.sweep())
+        async with asyncio.timeout(10):
+            while set(broker.vault.live) != hanging:
+                await asyncio.sleep(0.01)
+        gate.set()
+        await sweep
+        assert broker.vault.live == {}
