@@ -125,7 +125,12 @@ def _unix(listener: UnixAt | AdminAt) -> socket.socket:
     path = listener.path
     if isinstance(listener, AdminAt):
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        if stat.S_IMODE(path.parent.stat().st_mode) & 0o077:
+        folder = path.parent.lstat()
+        if not stat.S_ISDIR(folder.st_mode) or folder.st_uid not in (os.geteuid(), 0):
+            raise Misconfigured(
+                Code.CONFIG_INVALID, f"{path.parent}, the admin socket's folder, is a link or belongs to uid {folder.st_uid}"
+            )
+        if stat.S_IMODE(folder.st_mode) & 0o077:
             raise Misconfigured(Code.CONFIG_INVALID, f"others may enter {path.parent}, the admin socket's folder; chmod 700 it")
     _clear_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
