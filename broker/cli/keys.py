@@ -1,6 +1,7 @@
 """`credbroker keygen` and `credbroker issuer export`: the keys of a broker, and the public half of those it signs with."""
 
 import json
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,13 +38,17 @@ def keygen(folder: Path, origin: str) -> None:
     kid = parse_key_file(issuer_key, "").signer.kid
 
     issuer_folder = folder / "issuer"
-    if any(issuer_folder.glob("*.pem")):
-        raise Misconfigured(
-            Code.CONFIG_INVALID, f"{issuer_folder} has keys already; keygen is for a new broker and replaces nothing"
-        )
+    log, store = folder / "log.pem", folder / "store.key"
+    # Before anything is written: half a set of keys, whose public key nobody was told, would stand in the way of a whole one.
+    for there in (*issuer_folder.glob("*.pem"), log, store):
+        if os.path.lexists(there):
+            raise Misconfigured(
+                Code.CONFIG_INVALID,
+                f"{there} is there already; keygen is for a new broker and replaces nothing: name another folder",
+            )
     _make_folders(folder, issuer_folder)
-    write_private(folder / "log.pem", log_pem)
-    write_private(folder / "store.key", format_symmetric(secrets.token_bytes(SYMMETRIC_BYTES)))
+    write_private(log, log_pem)
+    write_private(store, format_symmetric(secrets.token_bytes(SYMMETRIC_BYTES)))
     write_private(issuer_folder / f"{now:%Y%m%d}-{kid[:8]}.pem", issuer_key)
     click.echo(f"keys are in {folder}; whoever can read them can be the broker. The log's public key:", err=True)
     click.echo(vkey)

@@ -55,13 +55,24 @@ def test_keygen_replaces_nothing(keys: Path) -> None:
     before = {path: path.read_bytes() for path in keys.rglob("*") if path.is_file()}
     again = credbroker("keygen", keys, "--origin", ORIGIN, cwd=keys)
     assert again.returncode == 78
-    assert "has keys already" in again.stderr
+    assert "is there already; keygen is for a new broker and replaces nothing: name another folder" in again.stderr
     next((keys / "issuer").iterdir()).unlink()
     again = credbroker("keygen", keys, "--origin", ORIGIN, cwd=keys)
     assert again.returncode == 78
     assert "is there already" in again.stderr
     assert "Traceback" not in again.stderr
     assert all(path.read_bytes() == content for path, content in before.items() if path.exists())
+
+
+@pytest.mark.parametrize("name", ["log.pem", "store.key"])
+def test_keygen_beside_one_key_writes_no_half_of_a_set(tmp_path: Path, name: str) -> None:
+    """Its public key would have been told nobody, and it would stand in the way of the next keygen."""
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / name).touch()
+    made = credbroker("keygen", tmp_path / "keys", "--origin", ORIGIN, cwd=tmp_path)
+    assert (made.returncode, made.stdout) == (78, "")
+    assert f"{name} is there already" in made.stderr
+    assert [path.name for path in (tmp_path / "keys").rglob("*")] == [name]
 
 
 @pytest.mark.parametrize("origin", ["", "has space", "plus+plus"])
