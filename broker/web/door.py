@@ -7,6 +7,7 @@ keep browsers out, errors to answers, counts and our log.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import timedelta
 from typing import Any
@@ -44,13 +45,13 @@ class Door:
         self._clock = clock
         self._metrics = metrics
         self._hosts = _LOOPBACK_HOSTS | {urlsplit(public_url).hostname or ""}
-        self._in_flight = 0
+        self._in_flight: Counter[str] = Counter()  # by listener: strangers on TCP must not use up what jobs on the socket have
 
     async def __call__(self, scope: Scope, receive: reading.Receive, send: replies.Send) -> None:
         """Answers one request, whatever happens."""
         started = time.perf_counter()
         visit = scope[VISIT] = Visit(correlation_id=new_id(), peer=scope[PEER])
-        self._in_flight += 1
+        self._in_flight[visit.peer.transport] += 1
         try:
             reply = await self._answer(scope, receive, visit)
         except BrokerError as error:
@@ -63,13 +64,13 @@ class Door:
             log.exception("request.failed", extra=_fields(visit))
             reply = self._refuse(Broken(""), visit, quiet=True)
         finally:
-            self._in_flight -= 1
+            self._in_flight[visit.peer.transport] -= 1
         seconds = time.perf_counter() - started
         self._metrics.request(visit.route, visit.peer.transport, reply.outcome, seconds)
         await reply.send(send, visit.correlation_id)
 
     async def _answer(self, scope: Scope, receive: reading.Receive, visit: Visit) -> Reply:
-        if self._in_flight > self._limits.concurrency:
+        if self._in_flight[visit.peer.transport] > self._limits.concurrency:
             raise Unavailable(Code.RATE_LIMITED, "the broker has too many requests in flight; try again", retry_after=1)
         headers = scope["headers"]
         self._keep_browsers_out(headers, visit.peer)
