@@ -9,7 +9,8 @@ from broker.web.sockets import LoopbackAt, UnixAt
 from tests.contract.test_wire import body_of, exchange
 from tests.fakes.running_broker import RunningBroker, Wire
 
-SLOW = b"POST /v1/token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 999\r\n\r\ngr"
+FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
+SLOW = b"POST /v1/token HTTP/1.1\r\nHost: localhost\r\n" + FORM + b"Content-Length: 999\r\n\r\ngr"
 
 
 def test_bodies_that_do_not_come_keep_nobody_off_another_listener(tmp_path: Path) -> None:
