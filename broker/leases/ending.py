@@ -194,11 +194,12 @@ class Ending:
     async def _issued_to(self, live: LiveSession) -> list[Issued]:
         """As memory knows it, with the tokens that made it; and what only the store knows (a cold session)."""
         pairs = [pair for slot in live.slots.values() for pair in slot.all_held()]
-        known = {lease.lease_id: Issued.of_lease(lease, held) for lease, held in pairs}
+        known = [Issued.of_lease(lease, held) for lease, held in pairs]
         if live.key is None:
-            for stored in await self._ledger.leases(live.session.session_id):
-                known.setdefault(stored.lease_id, Issued.of_stored(stored))
-        return list(known.values())
+            names = {one.lease_id for one in known}
+            stored = await self._ledger.leases(live.session.session_id)
+            known += [Issued.of_stored(lease) for lease in stored if lease.lease_id not in names]
+        return known
 
     def _beyond(self, issued: Sequence[Issued]) -> datetime | None:
         """Until when the last of what no broker can take back lives."""

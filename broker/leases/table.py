@@ -34,7 +34,10 @@ class Slot:
 
     def current(self, lease: Lease, held: Held) -> None:
         """Swap in a new credential, whole. The old one is neither renewed nor revoked: an open transaction keeps its role."""
-        if self.lease is not None and self.held is not None and self.lease.lease_id != lease.lease_id:
+        # A value that did not change may have been read with another login; the earlier one has to end, too.
+        if (self.lease is not None and self.held is not None) and (
+            (self.lease.lease_id, self.held.ids.accessor) != (lease.lease_id, held.ids.accessor)
+        ):
             self.superseded.append((self.lease, self.held))
         self.lease, self.held, self.last = lease, held, lease
         self.failure, self.failures, self.retry_at = None, 0, float("-inf")

@@ -15,9 +15,10 @@ import pytest
 from broker.audit.entry import Entry
 from broker.errors import Code, Refused, Unavailable
 from broker.ledger import Change, StoredLease
+from broker.secret import Secret
 from broker.session import SessionState
 from broker.store.sqlite import SqliteLedger
-from broker.upstream import Held
+from broker.upstream import Held, Minted, Note, Order
 from tests.rig import LOOPBACK, Rig, rig
 from tests.strategies import identity
 
@@ -273,3 +274,34 @@ async def test_an_upstream_that_hangs_keeps_no_other_from_being_revoked(tmp_path
         gate.set()
         await sweep
         assert broker.vault.live == {}
+
+
+async def test_the_login_that_read_an_unchanged_value_first_is_ended_too(tmp_path: Path) -> None:
+    """A static value that is read again with another login stays the same lease; the first login was forgotten, alive."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        broker.vault.life, broker.vault.value, broker.vault.revocable, broker.vault.renewable = None, "s3cret", "none", False
+        ended: list[str] = []
+        issue, revoke = broker.vault.issue, broker.vault.revoke
+
+        async def with_a_new_login(order: Order, note: Note) -> Minted:
+            minted = await issue(order, note)
+            ids = replace(minted.held.ids, accessor=f"acc-{broker.vault.asked}")
+            return replace(minted, held=Held(ids=ids, token=Secret(f"token-{broker.vault.asked}")))
+
+        async def revoked(helds: Sequence[Held]) -> None:
+            ended.extend(held.ids.accessor for held in helds)
+            await revoke(helds)
+
+        broker.vault.issue = with_a_new_login  # type: ignore[method-assign]  # the first login had come near its end
+        broker.vault.revoke = revoked  # type: ignore[method-assign]
+        await broker.read(handle, "settings", subpath="mail")
+        broker.clock.forward(301)
+        await broker.read(handle, "settings", subpath="mail")
+        (live,) = broker.table
+        (slot,) = live.slots.values()
+        assert slot.flight is not None
+        await slot.flight
+        assert (await broker.read(handle, "settings", subpath="mail")).version == 1
+        await broker.desk.close(handle, LOOPBACK, "c")
+        assert sorted(ended) == ["acc-1", "acc-2"]
