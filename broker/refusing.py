@@ -59,7 +59,7 @@ class Refusing:
         if known:
             hint = f"this session was not opened for grant {grant!r}; its grants are: {', '.join(session.grants)}"
             return await self.denied(Deny(Code.GRANT_DENIED, hint, ()), about, "session", self.clock())
-        hint = f"there is no grant of that name; this session's grants are: {', '.join(session.grants)}"
+        hint = f"there is no grant {grant!r}; this session's grants are: {', '.join(session.grants)}"
         return await self.denied(Deny(Code.GRANT_UNKNOWN, hint, ()), about, "session", self.clock())
 
 

@@ -336,7 +336,7 @@ async def test_an_unknown_handle_and_an_unknown_grant_each_have_their_code(tmp_p
         with pytest.raises(Refused) as caught:
             await broker.read(handle, "warehouse")
         assert caught.value.code is Code.GRANT_DENIED
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(Refused, match="there is no grant 'nothing'; this session's grants are: lake") as caught:
             await broker.read(handle, "nothing")
         assert caught.value.code is Code.GRANT_UNKNOWN
         from broker.session import new_handle
