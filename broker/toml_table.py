@@ -4,6 +4,7 @@ A reading that fails adds a problem and gives None or nothing, as an absent key 
 reads makes nothing of a document that has one.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -15,6 +16,9 @@ from broker.toml_source import KeyPath, Problem, Source, did_you_mean, duration
 T = TypeVar("T")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_ANY = '"…"'
+_LONGEST_ID = 10**18
+_LONGEST = 999_999  # seconds; more digits are no length of time
 _SHOWN = {bool: "true or false", int: "a whole number", str: "text in quotes", list: "a list", dict: "a table"}
 
 
@@ -82,13 +86,24 @@ class Table:
         return value
 
     def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
-        """A list of one or more different texts; `()` when it is absent or wrong."""
+        """A list of one or more different texts; `()` when it is absent or wrong.
+
+        A text or a number in its place, or numbers in it, are a problem and are taken for what was meant: of one slip there is
+        one problem, and not another wherever the texts are missed.
+        """
+        given = self._data.get(key)
+        if _plain(given):
+            self._of(key, list, shown=f"a list of texts: write {key} = [{_quoted(given)}]")
+            return (str(given),)
         values: list[Any] | None = self._of(key, list, required=required)
         if values is None:
             return ()
         if not values or not all(type(v) is str and v.strip() for v in values):
-            self.problem(key, f"{key} is not a list of one or more texts", f'write {key} = ["…"]')
-            return ()
+            meant = [*map(str, values)] if all(map(_plain, values)) else []
+            self.problem(
+                key, f"{key} is not a list of one or more texts", f"write {key} = [{', '.join(map(_quoted, meant)) or _ANY}]"
+            )
+            return tuple(dict.fromkeys(meant))
         if len(set(values)) != len(values):
             self.problem(key, f"{key} names something twice", "name each once")
         return tuple(values)
@@ -115,7 +130,10 @@ class Table:
 
     def length(self, key: str, low: timedelta, high: timedelta) -> timedelta | None:
         """A length of time within bounds."""
-        found = self.parsed(key, duration, 'write a length of time such as "90s", "30m" or "1h"')
+        given, instead = self._data.get(key), 'write a length of time such as "90s", "30m" or "1h"'
+        if type(given) is int and low <= timedelta(seconds=min(max(given, 0), _LONGEST)) <= high:
+            instead = f'write {key} = "{given}s" for seconds, or another length such as "30m" or "1h"'
+        found = self.parsed(key, duration, instead)
         if found is not None and not low <= found <= high:
             self.problem(key, f"{key} is {self._data[key]!r}", f"it must be between {_spelled(low)} and {_spelled(high)}")
         return found
@@ -164,6 +182,15 @@ class Table:
             self.problem(key, f"{key} is {_SHOWN.get(type(value), 'a date or a fraction')}", f"it is {shown or _SHOWN[kind]}")
             return None
         return value
+
+
+def _plain(value: object) -> bool:
+    """Text or a number: what can stand in quotes. No number longer than ids are: str() refuses thousands of digits."""
+    return (type(value) is int and abs(value) < _LONGEST_ID) or (type(value) is str and bool(value.strip()))
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _spelled(length: timedelta) -> str:

@@ -251,6 +251,12 @@ BAD = [
     ('profile = "gitlab"', 'profile = "gitlab"\naudience = ["a", "a"]', "audience names something twice"),
     ('profile = "gitlab"', 'profile = "gitlab"\naudience = []', "audience is not a list of one or more texts"),
     ('profile = "gitlab"', 'profile = "gitlab"\nleeway = "1h"', "it must be between 1s and 2m"),
+    (
+        'profile = "gitlab"',
+        'profile = "gitlab"\nleeway = 30',
+        'leeway is a whole number; it is text; write leeway = "30s" for seconds',
+    ),
+    ('profile = "gitlab"', 'profile = "gitlab"\nleeway = 30000', 'it is text; write a length of time such as "90s"'),
     ('profile = "gitlab"', 'profile = "gitlab"\nmax_lifetime = "soon"', "is not a length of time"),
     ('profile = "gitlab"', 'profile = "gitlab"\njwks_url = "https://a"\njwks_file = "ca.pem"', "both say where the keys are"),
     ('kind = "aws"', 'kind = "azure"', "kind is 'azure'"),

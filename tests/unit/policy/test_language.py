@@ -56,6 +56,27 @@ def test_the_policy_of_the_design_is_taken_whole() -> None:
         loaded.grant("nothing")
 
 
+@pytest.mark.parametrize(
+    ("put", "meant"),
+    [
+        ("4711", '["4711"]'),
+        ('"4711"', '["4711"]'),
+        ("[4711, 12]", '["4711", "12"]'),
+        ("[]", '["…"]'),
+        ("0x" + "f" * 5000, "a list"),
+    ],
+)
+def test_an_id_without_its_quotes_or_brackets_is_one_problem_that_says_what_to_write(put: str, meant: str) -> None:
+    """And not a second one, that nothing is pinned."""
+    good = GOOD.replace("version = 1", 'version = 1\nproject_id = ["4711"]').replace('when.project_id = "4711"\n', "")
+    assert refusals(good) == []
+    found = refusals(good.replace('["4711"]', put, 1))
+    assert found[0].startswith("policy.toml:2: project_id is ")
+    assert meant in found[0]
+    if "…" not in meant and "a list" not in meant:
+        assert len(found) == 1, found
+
+
 def test_every_key_that_there_is_can_be_written() -> None:
     text = """version = 1
 [[environment]]
