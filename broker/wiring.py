@@ -124,7 +124,9 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     require_upstreams(config, files.policy)
     metrics = Metrics()
     pool = UpstreamPool()
-    ledger = SqliteLedger.open(config.store, row_key=files.row_key, signer=files.signer, clock=system_clock)
+    ledger = SqliteLedger.open(
+        config.store, row_key=files.row_key, signer=files.signer, clock=system_clock, key_name=str(config.keys.store)
+    )
     journal = Journal(new_id(), importlib.metadata.version("credbroker"))
     assertions = AssertionIssuer(config.issuer_url, files.keyring, system_clock)
     verifier = TokenVerifier([(issuer, Keys(issuer)) for issuer in config.issuers])

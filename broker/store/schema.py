@@ -91,7 +91,14 @@ CREATE TABLE lease (
 CREATE INDEX lease_session ON lease (session_id, seq);
 """
 
-MIGRATIONS = (_FIRST,)
+_ROW_KEY = """
+CREATE TABLE row_key (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    mac BLOB NOT NULL                   -- made with the key that the rows with a `mac` are under
+);
+"""
+
+MIGRATIONS = (_FIRST, _ROW_KEY)
 """Never edited once released; a change is another one at the end."""
 
 

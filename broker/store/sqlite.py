@@ -17,6 +17,7 @@ from broker.session import Session, SessionState
 from broker.store import faults
 from broker.store.appending import begin, head_of
 from broker.store.readers import Readers
+from broker.store.row_key import TABLES, mark, require_key
 from broker.store.rows import (
     ROW_KEY_BYTES,
     SELECT_INTENT,
@@ -57,10 +58,13 @@ class SqliteLedger:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path, *, row_key: bytes, signer: LogSigner, clock: Clock) -> "SqliteLedger":
+    def open(
+        cls, path: Path, *, row_key: bytes, signer: LogSigner, clock: Clock, key_name: str = "[keys] store"
+    ) -> "SqliteLedger":
         """The ledger in this file, made (mode 0600) when it is not there; migrated, its signed head and every row checked.
+        `key_name` is what messages call the row key.
 
-        Raises Misconfigured(config_invalid) for a file that cannot be used, and Unavailable(store_unavailable) while another
+        Raises Misconfigured(config_invalid) for a file that cannot be used or whose rows are under another key, and Unavailable(store_unavailable) while another
         process holds it. Changed rows do not keep the ledger from opening: see `healthy()`.
         """
         if len(row_key) != ROW_KEY_BYTES:
@@ -74,6 +78,8 @@ class SqliteLedger:
         try:
             prepare(db, path)
             db.execute("BEGIN IMMEDIATE")
+            require_key(db, seal, path, key_name)
+            mark(db, seal)
             begin(db, signer)
             head = head_of(db, signer, None)
             db.execute("COMMIT")
@@ -194,7 +200,7 @@ class SqliteLedger:
 
 
 def _check_rows(db: sqlite3.Connection, seal: RowSeal, noted: Faults) -> None:
-    for table, statement in (("session", SELECT_SESSION), ("intent", SELECT_INTENT), ("lease", SELECT_LEASE)):
+    for table, statement in TABLES:
         for _ in _authentic(seal, noted, table, db.execute(statement)):
             pass
 

@@ -46,7 +46,7 @@ class SqliteStore:
     ledgers: list[SqliteLedger] = field(default_factory=list)
 
     def open(self, signer: LogSigner = SIGNER, row_key: bytes = ROW_KEY) -> SqliteLedger:
-        ledger = SqliteLedger.open(self.path, row_key=row_key, signer=signer, clock=self.clock)
+        ledger = SqliteLedger.open(self.path, row_key=row_key, signer=signer, clock=self.clock, key_name="keys/store.key")
         self.ledgers.append(ledger)
         return ledger
 

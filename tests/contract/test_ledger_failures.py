@@ -237,6 +237,54 @@ async def test_another_log_key_does_not_go_on_with_this_log(store: SqliteStore) 
             store.open(signer=signer)
 
 
+OTHER_KEY = bytes(reversed(range(32)))
+
+
+@pytest.mark.parametrize("before", ["", "DROP TABLE row_key", "DELETE FROM row_key", "UPDATE row_key SET mac = x'00'"])
+async def test_another_row_key_does_not_serve_what_is_stored(store: SqliteStore, before: str) -> None:
+    """With it no session could be ended and no lease taken back, and nobody would say so. Also when the file is from before
+    there was a mark, or somebody changed the mark: then the rows say whose they are.
+    """
+    ledger, session = store.open(), a_session()
+    await ledger.commit([opening(session)], [SCRIPT.opened()])
+    await issued(ledger, session)
+    await ledger.close()
+    if before:
+        store.tamper(before)
+    if before.startswith("DROP"):
+        store.tamper("PRAGMA user_version = 1")
+    for _ in range(2):  # a refused start changes nothing
+        with pytest.raises(Misconfigured, match="were written with another key than keys/store.key; put that key back") as caught:
+            store.open(row_key=OTHER_KEY)
+        assert caught.value.code is Code.CONFIG_INVALID
+        assert str(store.path) in caught.value.public
+    again = store.open()
+    assert again.healthy()
+    assert [one.session_id for one in await again.live_sessions()] == [session.session_id]
+    assert store.tamper("UPDATE row_key SET one = 1") == 1
+
+
+async def test_a_store_without_rows_takes_a_new_row_key_and_is_then_its(store: SqliteStore) -> None:
+    await store.open().close()
+    ledger = store.open(row_key=OTHER_KEY)
+    await ledger.commit([opening(a_session())], [])
+    await ledger.close()
+    with pytest.raises(Misconfigured, match="another key than"):
+        store.open()
+    assert store.open(row_key=OTHER_KEY).healthy()
+
+
+async def test_all_rows_changed_under_the_right_key_are_changed_rows_not_another_key(store: SqliteStore) -> None:
+    """The mark tells the two apart: a broker goes on, not ready, and says which."""
+    ledger, session = store.open(), a_session()
+    await ledger.commit([opening(session)], [])
+    await ledger.close()
+    store.tamper("UPDATE session SET expires_us = expires_us + 1")
+    again = store.open()
+    assert "table session was changed" in again.faults()[0]
+    assert not again.healthy()
+
+
 # --- somebody who can write the file --------------------------------------------------------------------------------------------
 
 
