@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hmac import compare_digest
 from typing import Literal, Protocol
 
@@ -163,7 +163,12 @@ class Exchanging:
         if existing is not None:
             changes.append(CloseSession(session_id=existing.session_id, state=SessionState.REVOKED))
             closing = about_session(existing, request.correlation_id)
-            entries.append(self.journal.session_closed(at=now.wall, about=closing, state="revoked", reason="resumed"))
+            until = await self._not_revocable_until(existing.session_id, now)
+            entries.append(
+                self.journal.session_closed(
+                    at=now.wall, about=closing, state="revoked", reason="resumed", not_revocable_until=until
+                )
+            )
         changes.append(
             OpenSession(
                 session=session,
@@ -186,6 +191,12 @@ class Exchanging:
             left=decision.max_exchanges - opened_before - 1,
             replaced=existing.session_id if existing else None,
         )
+
+    async def _not_revocable_until(self, session_id: str, now: Moment) -> datetime | None:
+        """Until when the last of what that session has and no broker can take back lives."""
+        leases = await self.ledger.leases(session_id)
+        ends = (lease.upstream_expires_at for lease in leases if lease.revocable == "none")
+        return max((end for end in ends if end is not None and end > now.wall), default=None)
 
     async def _second_holder(self, about: About, listener: str, now: Moment) -> Refused:
         self.refusing.meter.theft_suspected()

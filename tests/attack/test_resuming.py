@@ -45,3 +45,20 @@ async def test_racing_does_not_open_more_sessions_than_a_token_may(tmp_path: Pat
         assert sum(isinstance(result, Exchanged) for result in results) <= 8
         assert all(isinstance(result, Exchanged | Refused) for result in results)
         assert len(await broker.ledger.live_sessions()) == 1
+
+
+async def test_what_a_resumed_session_leaves_alive_is_said_with_its_end(tmp_path: Path) -> None:
+    """An STS session lives on whoever resumed: `session_closed` said nothing of it when the reason was `resumed`."""
+    async with rig(tmp_path) as broker:
+        first = await broker.open(resume_key=KEY)
+        lease = await broker.read(first)
+        assert lease.upstream_expires_at is not None
+        second = await broker.open(resume_key=KEY)
+        (closed,) = broker.entries("session_closed")
+        assert closed["reason"] == "resumed"
+        assert closed["not_revocable_until"].startswith(lease.upstream_expires_at.strftime("%Y-%m-%dT%H:%M:%S"))
+
+        # Nothing to say: it holds only what was taken back.
+        await broker.read(second, "warehouse")
+        await broker.open(resume_key=KEY)
+        assert "not_revocable_until" not in broker.entries("session_closed")[1]
