@@ -1,6 +1,6 @@
 """The gate: token text -> strict parts -> verified claims. Pure: keys and time are parameters.
 
-    text --parse--> UnverifiedToken --verify(key, rules, now)--> VerifiedClaims
+    text --parse--> UnverifiedToken --check_signature(key, rules)--> SignedClaims --check_claims(rules, now)--> VerifiedClaims
 
 Every token has exactly one spelling here. What libraries read generously (padding, a byte order mark, UTF-16, duplicate members,
 names that differ in case) is refused, so that no two readers of one token can see two different jobs. Sources: RFC 7515, 7519,
@@ -9,7 +9,7 @@ names that differ in case) is refused, so that no two readers of one token can s
 
 import binascii
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -26,6 +26,9 @@ _MAX_NAME = 128  # kid, jti
 _MAX_SHOWN = 200
 _MAX_DATE = 253_402_300_799  # the last second of the year 9999
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
+_MORE_IN_HEADER = "its header has members other than alg, kid and typ"
+_THUMBPRINT = "x5t"  # names a certificate and brings none; GitHub writes it, and whoever reads GitHub's tokens ignores it
+_HEADER_MEMBERS_AND_THUMBPRINT = _HEADER_MEMBERS | {_THUMBPRINT}
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # base64url to base64, and every other byte to one that is invalid: `=`, `+` and `/` too, which the decoder would take.
@@ -42,10 +45,20 @@ class UnverifiedToken:
     unverified_alg: str
     unverified_kid: str
     unverified_typ: str | None
+    unverified_thumbprint: bool  # whether the header has `x5t`, which nothing reads
     unverified_issuer: str
     unverified_members: dict[str, Any]
     signed: bytes
     signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What the author of a job can do, in the words of the job's own platform."""
+
+    audience: str  # where the audience is written: "change `aud:` under `id_tokens:`"
+    lifetime: str  # how a token gets shorter
+    expired: str  # why it ended, and how to get another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,29 +69,57 @@ class Rules:
     audience: tuple[str, ...]
     algorithms: frozenset[str]
     types: frozenset[str | None]  # of the header's `typ`
+    thumbprint: bool  # whether the header may have `x5t`
+    audience_list: bool  # `aud` is a list (Kubernetes), all of it ours; otherwise one text
+    other_class: Callable[
+        [Mapping[str, Any]], str
+    ]  # what to say of a token that this issuer signed for another purpose; "" for none
     known: frozenset[str]  # claim names that no other claim may resemble
     max_lifetime: timedelta
     leeway: timedelta
+    advice: Advice
 
 
 _GATE = object()
 
 
 @final
+class SignedClaims:
+    """The members of a token exactly as its issuer signed them: they are its issuer's word, and may be for somebody else, past
+    their hours, or of another kind of token. Only `check_signature` makes these.
+    """
+
+    __slots__ = ("issuer", "kid", "members")
+
+    def __init__(self, made_by: object, token: UnverifiedToken) -> None:
+        if made_by is not _GATE:
+            raise TypeError("signed claims come from the gate")
+        self.issuer = token.unverified_issuer
+        self.kid = token.unverified_kid
+        self.members = MappingProxyType(token.unverified_members)
+
+    def __repr__(self) -> str:
+        return f"SignedClaims(issuer={self.issuer!r}, kid={self.kid!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("signed claims are not pickled or copied")
+
+
+@final
 class VerifiedClaims:
-    """The members of a token whose signature, issuer, hours and audience hold. Only `verify` makes these."""
+    """The members of a token whose signature, issuer, hours and audience hold. Only `check_claims` makes these."""
 
     __slots__ = ("expires_at", "issued_at", "issuer", "kid", "members", "token_id", "unknown")
 
-    def __init__(self, made_by: object, token: UnverifiedToken, rules: Rules, token_id: str, iat: int, exp: int) -> None:
+    def __init__(self, made_by: object, signed: SignedClaims, rules: Rules, token_id: str, iat: int, exp: int) -> None:
         if made_by is not _GATE:
             raise TypeError("verified claims come from the gate")
-        self.issuer = rules.issuer
-        self.kid = token.unverified_kid
+        self.issuer = signed.issuer
+        self.kid = signed.kid
         self.token_id = token_id
         self.issued_at = datetime.fromtimestamp(iat, UTC)
         self.expires_at = datetime.fromtimestamp(exp, UTC)
-        self.members = MappingProxyType(token.unverified_members)
+        self.members = signed.members
         self.unknown = tuple(name for name in self.members if name not in rules.known)
 
     def __repr__(self) -> str:
@@ -103,9 +144,10 @@ def parse(unverified_text: str) -> UnverifiedToken:
     if len(segments) != _SEGMENTS:
         raise _malformed(f"it has {len(segments)} parts between dots where a signed token has three")
     header = _object(segments[0], "header")
-    if not _HEADER_MEMBERS.issuperset(header):
+    thumbprint = _THUMBPRINT in header
+    if not (_HEADER_MEMBERS_AND_THUMBPRINT if thumbprint else _HEADER_MEMBERS).issuperset(header):
         # jku, jwk, x5u, x5c would let the token bring its own key; crit and b64 change how it is read.
-        raise _malformed("its header has members other than alg, kid and typ")
+        raise _malformed(_MORE_IN_HEADER)
     alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
     if type(alg) is not str or type(kid) is not str or not 0 < len(kid) <= _MAX_NAME:
         raise _malformed("its header has no `alg`, or no `kid` of at most 128 characters")
@@ -119,6 +161,7 @@ def parse(unverified_text: str) -> UnverifiedToken:
         unverified_alg=alg,
         unverified_kid=kid,
         unverified_typ=typ,
+        unverified_thumbprint=thumbprint,
         unverified_issuer=issuer,
         unverified_members=members,
         signed=text[: len(segments[0]) + 1 + len(segments[1])],
@@ -128,6 +171,8 @@ def parse(unverified_text: str) -> UnverifiedToken:
 
 def refuse_wrong_header(token: UnverifiedToken, rules: Rules) -> None:
     """Refuses a token that no key of this issuer could have signed, before a key is looked for (and perhaps fetched)."""
+    if token.unverified_thumbprint and not rules.thumbprint:
+        raise _malformed(_MORE_IN_HEADER)
     if token.unverified_alg not in rules.algorithms:
         raise Refused(Code.TOKEN_SIGNATURE, "the job token is not signed with an algorithm that its issuer uses")
     if token.unverified_typ not in rules.types:
@@ -135,11 +180,14 @@ def refuse_wrong_header(token: UnverifiedToken, rules: Rules) -> None:
 
 
 def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, now: datetime) -> VerifiedClaims:
-    """The claims, once the key has signed them for one of our audiences and they are within their hours.
+    """`check_signature`, then `check_claims`."""
+    return check_claims(check_signature(token, key, rules), rules, now)
 
-    From the signature on, a refusal tells the caller its own token's values. Boundaries: `exp` plus leeway is the first moment
-    refused, `iat` and `nbf` minus leeway the first accepted. Not checked: anything that only this kind of issuer has.
-    Raises Refused(token_signature, token_issuer, token_expired, token_audience or token_claims).
+
+def check_signature(token: UnverifiedToken, key: VerificationKey, rules: Rules) -> SignedClaims:
+    """The claims, once this key of this issuer has signed them. Until then no refusal tells a value of the token.
+
+    Raises Refused(token_signature, token_class for the header's `typ`, token_issuer). Says nothing about when and for whom.
     """
     refuse_wrong_header(token, rules)
     if token.unverified_issuer != rules.issuer:
@@ -152,14 +200,28 @@ def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, now: date
         raise Refused(
             Code.TOKEN_SIGNATURE, "the job token's signature does not hold: it was not signed by its issuer, or was changed"
         )
-    members = token.unverified_members  # verified from here on
+    return SignedClaims(_GATE, token)
+
+
+def check_claims(signed: SignedClaims, rules: Rules, now: datetime) -> VerifiedClaims:
+    """The claims, once they are for one of our audiences and within their hours.
+
+    A refusal tells the caller its own token's values; another kind of token is named as that, before the hours and the audience
+    that it has of its own. Boundaries: `exp` plus leeway is the first moment refused, `iat` and `nbf` minus leeway the first
+    accepted. Not checked: the types of the issuer's own claims.
+    Raises Refused(token_class, token_expired, token_audience or token_claims).
+    """
+    members = signed.members
     _refuse_resembling(members, rules.known)
+    other_class = rules.other_class(members)
+    if other_class:
+        raise Refused(Code.TOKEN_CLASS, other_class)
     iat, exp = _check_hours(members, rules, now)
-    _check_audience(members.get("aud"), rules.audience)
+    _check_audience(members.get("aud"), rules)
     token_id = members.get("jti", "")  # whether it may be missing is the profile's to say
     if type(token_id) is not str or len(token_id) > _MAX_NAME or not token_id.isprintable():
         raise Refused(Code.TOKEN_CLAIMS, "jti is not a text of at most 128 characters")
-    return VerifiedClaims(_GATE, token, rules, token_id, iat, exp)
+    return VerifiedClaims(_GATE, signed, rules, token_id, iat, exp)
 
 
 UNKNOWN_ISSUER = "the token's issuer is none that this broker trusts; the token has to come from an issuer in its configuration"
@@ -174,8 +236,7 @@ def _check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tup
     if seconds >= exp + leeway:
         raise Refused(
             Code.TOKEN_EXPIRED,
-            f"the job token ended at {_shown(exp)} and it is {rfc3339(now)}; "
-            "GitLab makes one token per job, valid as long as the job's timeout: start the job again, or raise its timeout",
+            f"the job token ended at {_shown(exp)} and it is {rfc3339(now)}; {rules.advice.expired}",
         )
     for name, date in (("iat", iat), ("nbf", nbf)):
         if date is not None and date - leeway > seconds:
@@ -187,7 +248,7 @@ def _check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tup
         raise Refused(
             Code.TOKEN_CLAIMS,
             f"the job token is valid for {exp - iat} s, and this broker takes at most "
-            f"{rules.max_lifetime.total_seconds():.0f} s; lower the job's `timeout:`",
+            f"{rules.max_lifetime.total_seconds():.0f} s; {rules.advice.lifetime}",
         )
     return iat, exp
 
@@ -205,20 +266,26 @@ def _shown(date: int) -> str:
     return rfc3339(datetime.fromtimestamp(date, UTC))
 
 
-def _check_audience(audience: Any, ours: tuple[str, ...]) -> None:
-    if type(audience) is str:
-        if audience in ours:
+def _check_audience(audience: Any, rules: Rules) -> None:
+    ours = " or ".join(rules.audience)
+    # A token for several services can be replayed by each of them at the others: every one it names has to be ours.
+    if type(audience) is str and not rules.audience_list:
+        if audience in rules.audience:
+            return
+        raise Refused(Code.TOKEN_AUDIENCE, f"aud is {_printable(audience)}; this broker is {ours}: {rules.advice.audience}")
+    if type(audience) is list and rules.audience_list and audience and all(type(one) is str for one in audience):
+        foreign = [one for one in audience if one not in rules.audience]
+        if not foreign:
             return
         raise Refused(
-            Code.TOKEN_AUDIENCE,
-            f"aud is {_printable(audience)}; this broker is {' or '.join(ours)}: change `aud:` under `id_tokens:`",
+            Code.TOKEN_AUDIENCE, f"aud has {_printable(foreign[0])} in it; this broker is {ours}: {rules.advice.audience}"
         )
-    if type(audience) is list:
-        # A token for several services can be replayed by each of them at the others.
+    if type(audience) is list and not rules.audience_list:
         raise Refused(
-            Code.TOKEN_AUDIENCE, f"aud is a list; give this broker a token of its own with `aud: {ours[0]}` under `id_tokens:`"
+            Code.TOKEN_AUDIENCE, f"aud is a list; give this broker a token for {rules.audience[0]} alone: {rules.advice.audience}"
         )
-    raise Refused(Code.TOKEN_AUDIENCE, f"aud is missing, or is not a text; this broker is {' or '.join(ours)}")
+    kind = "a list of texts" if rules.audience_list else "a text"
+    raise Refused(Code.TOKEN_AUDIENCE, f"aud is missing, or is not {kind}; this broker is {ours}: {rules.advice.audience}")
 
 
 def _printable(value: str) -> str:
@@ -252,5 +319,5 @@ def _decoded(segment: bytes, part: str) -> bytes:
 def _malformed(why: str) -> Refused:
     return Refused(
         Code.TOKEN_MALFORMED,
-        f"the job token cannot be read: {why}; send the variable that the job declares under `id_tokens:`, unchanged",
+        f"the job token cannot be read: {why}; send the job's ID token unchanged (in GitLab the variable under `id_tokens:`)",
     )
