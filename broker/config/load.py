@@ -14,6 +14,7 @@ from broker.config.model import (
     VaultConfig,
 )
 from broker.config.table import Table
+from broker.identity.profiles import PROFILES
 from broker.identity.settings import IssuerSettings
 from broker.policy.model import Rate
 from broker.toml_source import Problem, SourceInvalid, parse, read_text
@@ -133,12 +134,18 @@ def _issuers(root: Table, public_url: str) -> tuple[IssuerSettings, ...]:
 
 def _issuer(table: Table, public_url: str) -> IssuerSettings:
     day = timedelta(days=1)
+    name = table.name()
+    kind = table.text("profile", required=True, one_of=tuple(PROFILES))
+    url = table.url("issuer", required=True)
+    profile = PROFILES.get(kind)
+    if url and profile is not None and (problem := profile.issuer_problem(url)):
+        table.problem("issuer", f"issuer: {url}: {problem.partition(';')[0]}", problem.partition("; ")[2])
     issuer = IssuerSettings(
-        name=table.name(),
-        profile=table.text("profile", required=True, one_of=("gitlab",)),
-        issuer=table.url("issuer", required=True),
+        name=name,
+        profile=kind,
+        issuer=url,
         audience=table.texts("audience", (public_url,)),
-        max_lifetime=table.length("max_lifetime", day, timedelta(minutes=1), 31 * day),
+        max_lifetime=table.length("max_lifetime", day if profile is None else profile.longest, timedelta(minutes=1), 31 * day),
         leeway=table.length("leeway", 30 * _SECOND, _SECOND, 120 * _SECOND),
         jwks_url=table.url("jwks_url") or None,
         jwks_file=table.file("jwks_file"),

@@ -245,7 +245,7 @@ BAD = [
     ('log = "keys/log.pem"', 'log = "keys"', "is a folder, not a file"),
     ("broker.example.com/log", "broker example", "cannot name a log"),
     ('name = "gitlab"', 'name = "Git Lab"', "'Git Lab' is not a name"),
-    ('profile = "gitlab"', 'profile = "github"', "profile is 'github'"),
+    ('profile = "gitlab"', 'profile = "gitlob"', "profile is 'gitlob'"),
     ('profile = "gitlab"', 'profile = "gitlab"\naudience = []', "audience is not a list of one or more texts"),
     ('profile = "gitlab"', 'profile = "gitlab"\nleeway = "1h"', "it must be between"),
     ('profile = "gitlab"', 'profile = "gitlab"\nmax_lifetime = "soon"', "is not a length of time"),
