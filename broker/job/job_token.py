@@ -17,6 +17,7 @@ from broker.secret import Secret
 _CI_JOB_TOKEN_PREFIX = "glcbt-"  # noqa: S105 - what a CI_JOB_TOKEN starts with
 _MAX_CHARS = 20_000  # DESIGN section 5
 _JWT_PARTS = 3
+_MARKS = {"project_id": "gitlab", "repository_id": "github", "kubernetes.io": "kubernetes", "cid": "okta"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,9 @@ class JobToken:
     expires_at: float  # unix seconds
     jti: str
     job_id: str | None
+    issued_at: float | None = None
+    kind: str = ""  # whose token it looks like, by a claim that only such tokens have; "" when it looks like none
+    several_audiences: bool = False  # `aud` is a list of more than one
 
 
 def find_job_token(settings: JobSettings, environ: Mapping[str, str]) -> JobToken:
@@ -75,12 +79,16 @@ def parse_job_token(unverified: Secret, where: str) -> JobToken:
         or not isinstance(jti, str)
     ):
         raise Refused(Code.TOKEN_MALFORMED, f"the job token in {where} lacks `aud`, `exp` or `jti`, which every ID token has")
+    issued_at = claims.get("iat")
     return JobToken(
         value=unverified,
         audiences=tuple(str(one) for one in audiences),
         expires_at=float(expires_at),
         jti=jti,
         job_id=job_id if isinstance(job_id, str) else None,
+        issued_at=None if isinstance(issued_at, bool) or not isinstance(issued_at, int | float) else float(issued_at),
+        kind=next((kind for mark, kind in _MARKS.items() if mark in claims), ""),
+        several_audiences=len(audiences) > 1,
     )
 
 

@@ -26,7 +26,7 @@ from broker.job.settings import URL_VARIABLE, JobSettings
 _RESUME_WINDOW = 115.0  # the broker's is 120 s (DESIGN 3.5); ours ends before it does
 _LAPSES_AFTER = 310.0  # a session opened with a heartbeat is gone after 5 minutes of silence (DESIGN 3.6)
 _KEEP_FROM = 7  # a token opens 8 sessions at most (DESIGN 3.5): from here on a session is left to later commands of the job
-_OVER = {Code.HANDLE_INVALID, Code.SESSION_EXPIRED, Code.SESSION_REVOKED, Code.SESSION_IDLE}
+OVER = {Code.HANDLE_INVALID, Code.SESSION_EXPIRED, Code.SESSION_REVOKED, Code.SESSION_IDLE}
 T = TypeVar("T")
 
 
@@ -157,7 +157,7 @@ def _open(
     now: Callable[[], float],
 ) -> Opened:
     # A pending key whose window is over is of no use to the broker, but it tells us that a refusal may be about our own session.
-    orphan = state if state.resume_key and not 0 <= now() - state.asked_at < _RESUME_WINDOW else None
+    orphan = state if left_behind(state, now()) else None
     if not state.resume_key or orphan is not None:
         state = replace(state, resume_key=secrets.token_urlsafe(32), asked_at=now())
     state = replace(state, jti=token.jti, opener=who, openings=state.openings + 1)
@@ -189,6 +189,11 @@ def _open(
     return patience.call(exchange, at_most=token.expires_at - now())
 
 
+def left_behind(state: State, now: float) -> bool:
+    """Whether an exchange was sent whose answer never came, too long ago to be resumed."""
+    return bool(state.resume_key) and not 0 <= now - state.asked_at < _RESUME_WINDOW
+
+
 @contextlib.contextmanager
 def _closed_on_failure(client: BrokerClient) -> Iterator[BrokerClient]:
     try:
@@ -203,7 +208,7 @@ def _view(client: BrokerClient, kept: KeptSession, patience: Patience) -> View |
     try:
         return patience.call(lambda: client.view(kept.handle))
     except Refused as refused:
-        if refused.code in _OVER:
+        if refused.code in OVER:
             return None
         raise
 
