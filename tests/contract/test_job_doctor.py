@@ -42,7 +42,8 @@ class Answer:
         return document
 
     def __getitem__(self, check: str) -> dict[str, str]:
-        (found,) = [found for found in self.document["checks"] if found["check"] == check]
+        checks: list[dict[str, str]] = self.document["checks"]
+        (found,) = [found for found in checks if found["check"] == check]
         assert found["says"]
         assert found["status"] == "ok" or found["do"], "what is not right comes with what to do"
         return found
