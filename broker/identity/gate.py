@@ -7,17 +7,20 @@ names that differ in case) is refused, so that no two readers of one token can s
 8725; the attack list of gitlab-tokens.md section 5.
 """
 
-import binascii
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn, final
 
+import msgspec
+
 from broker.errors import Code, Refused
+from broker.identity import base64url
 from broker.identity.keyset import VerificationKey
-from broker.identity.strict_json import NotStrictError, strict_object
+from broker.identity.strict_json import NotStrictError, is_plain, strict_object
 from broker.moment import rfc3339
 
 _SEGMENTS = 3
@@ -30,16 +33,18 @@ _MORE_IN_HEADER = "its header has members other than alg, kid and typ"
 _THUMBPRINT = "x5t"  # names a certificate and brings none; GitHub writes it, and whoever reads GitHub's tokens ignores it
 _HEADER_MEMBERS_AND_THUMBPRINT = _HEADER_MEMBERS | {_THUMBPRINT}
 
-_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-# base64url to base64, and every other byte to one that is invalid: `=`, `+` and `/` too, which the decoder would take.
-_TO_BASE64 = bytes(b"+/"[b"-_".index(byte)] if byte in b"-_" else byte if byte in _ALPHABET else 0 for byte in range(256))
-# The last character of a segment carries 4 or 2 spare bits; unless they are zero it is another spelling of the same bytes.
-_CANONICAL_END = {0: frozenset(_ALPHABET), 2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
-_PADDING = {0: b"", 2: b"==", 3: b"="}
+_HEADERS_KEPT, _NAMES_KEPT = 64, 128
+_LONGEST_HEADER_KEPT = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnverifiedToken:
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    alg: str
+    kid: str
+    typ: str | None
+    thumbprint: bool  # whether it has `x5t`, which nothing reads
+
+
+class UnverifiedToken(msgspec.Struct, frozen=True, kw_only=True):
     """A token whose form is right and of which nothing else is known. No member of it may be told or logged as a fact."""
 
     unverified_alg: str
@@ -48,6 +53,7 @@ class UnverifiedToken:
     unverified_thumbprint: bool  # whether the header has `x5t`, which nothing reads
     unverified_issuer: str
     unverified_members: dict[str, Any]
+    unverified_plain: bool  # every text in it is printable ASCII, and none is empty
     signed: bytes
     signature: bytes
 
@@ -89,7 +95,7 @@ class SignedClaims:
     their hours, or of another kind of token. Only `check_signature` makes these.
     """
 
-    __slots__ = ("issuer", "kid", "members")
+    __slots__ = ("issuer", "kid", "members", "names", "plain")
 
     def __init__(self, made_by: object, token: UnverifiedToken) -> None:
         if made_by is not _GATE:
@@ -97,6 +103,8 @@ class SignedClaims:
         self.issuer = token.unverified_issuer
         self.kid = token.unverified_kid
         self.members = MappingProxyType(token.unverified_members)
+        self.names = tuple(token.unverified_members)
+        self.plain = token.unverified_plain
 
     def __repr__(self) -> str:
         return f"SignedClaims(issuer={self.issuer!r}, kid={self.kid!r})"
@@ -109,9 +117,11 @@ class SignedClaims:
 class VerifiedClaims:
     """The members of a token whose signature, issuer, hours and audience hold. Only `check_claims` makes these."""
 
-    __slots__ = ("expires_at", "issued_at", "issuer", "kid", "members", "token_id", "unknown")
+    __slots__ = ("expires_at", "issued_at", "issuer", "kid", "members", "names", "plain", "token_id", "unknown")
 
-    def __init__(self, made_by: object, signed: SignedClaims, rules: Rules, token_id: str, iat: int, exp: int) -> None:
+    def __init__(
+        self, made_by: object, signed: SignedClaims, unknown: tuple[str, ...], token_id: str, iat: int, exp: int
+    ) -> None:
         if made_by is not _GATE:
             raise TypeError("verified claims come from the gate")
         self.issuer = signed.issuer
@@ -120,7 +130,9 @@ class VerifiedClaims:
         self.issued_at = datetime.fromtimestamp(iat, UTC)
         self.expires_at = datetime.fromtimestamp(exp, UTC)
         self.members = signed.members
-        self.unknown = tuple(name for name in self.members if name not in rules.known)
+        self.names = signed.names
+        self.plain = signed.plain
+        self.unknown = unknown
 
     def __repr__(self) -> str:
         return f"VerifiedClaims(issuer={self.issuer!r}, jti={self.token_id!r})"
@@ -143,7 +155,28 @@ def parse(unverified_text: str) -> UnverifiedToken:
     segments = text.split(b".")
     if len(segments) != _SEGMENTS:
         raise _malformed(f"it has {len(segments)} parts between dots where a signed token has three")
-    header = _object(segments[0], "header")
+    # A few headers come again and again, one for each key of an issuer: what was found about them is found again by their bytes.
+    header = _read_header(segments[0]) if len(segments[0]) <= _LONGEST_HEADER_KEPT else _header(segments[0])
+    payload = _decoded(segments[1], "payload")
+    members = _object(payload, "payload")
+    issuer = members.get("iss")
+    if type(issuer) is not str:
+        raise _malformed("it has no claim `iss`, or one that is not a text")
+    return UnverifiedToken(
+        unverified_alg=header.alg,
+        unverified_kid=header.kid,
+        unverified_typ=header.typ,
+        unverified_thumbprint=header.thumbprint,
+        unverified_issuer=issuer,
+        unverified_members=members,
+        unverified_plain=is_plain(payload),
+        signed=text[: len(segments[0]) + 1 + len(segments[1])],
+        signature=_decoded(segments[2], "signature"),
+    )
+
+
+def _header(segment: bytes) -> _Header:
+    header = _object(_decoded(segment, "header"), "header")
     thumbprint = _THUMBPRINT in header
     if not (_HEADER_MEMBERS_AND_THUMBPRINT if thumbprint else _HEADER_MEMBERS).issuperset(header):
         # jku, jwk, x5u, x5c would let the token bring its own key; crit and b64 change how it is read.
@@ -153,20 +186,10 @@ def parse(unverified_text: str) -> UnverifiedToken:
         raise _malformed("its header has no `alg`, or no `kid` of at most 128 characters")
     if "typ" in header and type(typ) is not str:
         raise _malformed("its header's `typ` is not a text")
-    members = _object(segments[1], "payload")
-    issuer = members.get("iss")
-    if type(issuer) is not str:
-        raise _malformed("it has no claim `iss`, or one that is not a text")
-    return UnverifiedToken(
-        unverified_alg=alg,
-        unverified_kid=kid,
-        unverified_typ=typ,
-        unverified_thumbprint=thumbprint,
-        unverified_issuer=issuer,
-        unverified_members=members,
-        signed=text[: len(segments[0]) + 1 + len(segments[1])],
-        signature=_decoded(segments[2], "signature"),
-    )
+    return _Header(alg=alg, kid=kid, typ=typ, thumbprint=thumbprint)
+
+
+_read_header = lru_cache(_HEADERS_KEPT)(_header)
 
 
 def refuse_wrong_header(token: UnverifiedToken, rules: Rules) -> None:
@@ -212,7 +235,7 @@ def check_claims(signed: SignedClaims, rules: Rules, now: datetime) -> VerifiedC
     Raises Refused(token_class, token_expired, token_audience or token_claims).
     """
     members = signed.members
-    _refuse_resembling(members, rules.known)
+    unknown = _unknown(signed.names, rules.known)
     other_class = rules.other_class(members)
     if other_class:
         raise Refused(Code.TOKEN_CLASS, other_class)
@@ -221,7 +244,7 @@ def check_claims(signed: SignedClaims, rules: Rules, now: datetime) -> VerifiedC
     token_id = members.get("jti", "")  # whether it may be missing is the profile's to say
     if type(token_id) is not str or len(token_id) > _MAX_NAME or not token_id.isprintable():
         raise Refused(Code.TOKEN_CLAIMS, "jti is not a text of at most 128 characters")
-    return VerifiedClaims(_GATE, signed, rules, token_id, iat, exp)
+    return VerifiedClaims(_GATE, signed, unknown, token_id, iat, exp)
 
 
 UNKNOWN_ISSUER = "the token's issuer is none that this broker trusts; the token has to come from an issuer in its configuration"
@@ -267,11 +290,11 @@ def _shown(date: int) -> str:
 
 
 def _check_audience(audience: Any, rules: Rules) -> None:
+    if type(audience) is str and not rules.audience_list and audience in rules.audience:
+        return
     ours = " or ".join(rules.audience)
     # A token for several services can be replayed by each of them at the others: every one it names has to be ours.
     if type(audience) is str and not rules.audience_list:
-        if audience in rules.audience:
-            return
         raise Refused(Code.TOKEN_AUDIENCE, f"aud is {_printable(audience)}; this broker is {ours}: {rules.advice.audience}")
     if type(audience) is list and rules.audience_list and audience and all(type(one) is str for one in audience):
         foreign = [one for one in audience if one not in rules.audience]
@@ -292,27 +315,30 @@ def _printable(value: str) -> str:
     return value if value.isascii() and value.isprintable() and len(value) <= _MAX_SHOWN else ascii(value[:_MAX_SHOWN])
 
 
-def _refuse_resembling(members: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Refuses a name that folds onto a known claim without being it, such as `SUB` or `Project_ID` (hashicorp/cap#191)."""
-    for name in members:
-        if name not in known and unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()) in known:
+@lru_cache(_NAMES_KEPT)
+def _unknown(names: tuple[str, ...], known: frozenset[str]) -> tuple[str, ...]:
+    """The names that are not known. Refuses one that folds onto a known one, such as `SUB` or `Project_ID` (hashicorp/cap#191).
+
+    Remembered by the names alone, of tokens whose signature holds: an issuer's tokens differ in their values.
+    """
+    unknown = tuple(name for name in names if name not in known)
+    for name in unknown:
+        if unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()) in known:
             raise Refused(Code.TOKEN_CLAIMS, f"the claim {name[:80]!a} resembles another claim's name; no issuer sends both")
+    return unknown
 
 
-def _object(segment: bytes, part: str) -> dict[str, Any]:
+def _object(text: bytes, part: str) -> dict[str, Any]:
     try:
-        return strict_object(_decoded(segment, part))
+        return strict_object(text)
     except NotStrictError as error:
         raise _malformed(f"its {part} is refused: {error}") from None
 
 
 def _decoded(segment: bytes, part: str) -> bytes:
-    spare = len(segment) % 4
-    if not segment or spare == 1 or segment[-1] not in _CANONICAL_END[spare]:
-        raise _malformed(f"its {part} is not base64url in its one spelling")
     try:
-        return binascii.a2b_base64(segment.translate(_TO_BASE64) + _PADDING[spare], strict_mode=True)
-    except binascii.Error:
+        return base64url.decode(segment)
+    except ValueError:
         raise _malformed(f"its {part} is not base64url in its one spelling") from None
 
 

@@ -9,7 +9,7 @@ from broker.identity.claims import ClaimValue
 from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Claim, ClaimKind
 
-_MAX_TEXT = 2048  # a ref is at most 255 bytes, a URI of a config file a few hundred
+MAX_TEXT = 2048  # a ref is at most 255 bytes, a URI of a config file a few hundred
 _MAX_DIGITS = 20  # of a 64-bit number
 _SHOWN_CHARS = 80
 _BOOLS = {"true": True, "false": False}
@@ -34,7 +34,7 @@ def typed_values(table: Mapping[str, Claim], required: Sequence[str], values: Ma
         if claim is None or value is None:
             continue
         # Nearly every claim is a short printable text; the rest is looked at in full.
-        if claim.kind is ClaimKind.TEXT and type(value) is str and value.isprintable() and len(value) <= _MAX_TEXT:
+        if claim.kind is ClaimKind.TEXT and type(value) is str and value.isprintable() and len(value) <= MAX_TEXT:
             typed[name] = value
         else:
             typed[name] = _typed(name, claim, value)
@@ -83,8 +83,8 @@ def _element(name: str, value: object) -> str:
 
 
 def _plain(name: str, value: str) -> str:
-    if len(value) > _MAX_TEXT:
-        raise Refused(Code.TOKEN_CLAIMS, f"{name} is longer than {_MAX_TEXT} characters")
+    if len(value) > MAX_TEXT:
+        raise Refused(Code.TOKEN_CLAIMS, f"{name} is longer than {MAX_TEXT} characters")
     # isprintable is the fast answer, and stricter than we are (an emoji joined of several is not "printable").
     if not value.isprintable() and any(c in _BIDI or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value):
         raise Refused(Code.TOKEN_CLAIMS, f"{name} has control characters, line breaks or direction marks in it: {_cut(value)!a}")

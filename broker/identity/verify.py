@@ -43,6 +43,7 @@ class TokenVerifier:
                 Code.CONFIG_INVALID, "two [[issuer]] tables have one `issuer`; a token could not say which it is of"
             )
         self._lookalikes = {prefix: text for t in self._trusted.values() for prefix, text in t.profile.lookalikes.items()}
+        self._lookalike_prefixes = tuple(self._lookalikes)
         self._unknown = {trusted.name: 0 for trusted in self._trusted.values()}
         self._unknown_names: set[str] = set()
 
@@ -53,9 +54,9 @@ class TokenVerifier:
         which carries what that proves. An issuer that is not configured is refused before any network
         call; until the signature holds, no refusal tells or logs a value of the token.
         """
-        for prefix, instead in self._lookalikes.items():
-            if unverified_token.startswith(prefix):
-                raise Refused(Code.TOKEN_CLASS, instead)
+        if unverified_token.startswith(self._lookalike_prefixes):
+            instead = next(text for prefix, text in self._lookalikes.items() if unverified_token.startswith(prefix))
+            raise Refused(Code.TOKEN_CLASS, instead)
         token = parse(unverified_token)
         trusted = self._trusted.get(token.unverified_issuer)
         if trusted is None:

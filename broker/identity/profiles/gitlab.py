@@ -4,16 +4,18 @@ Source: gitlab-org/gitlab `lib/gitlab/ci/jwt_v2.rb`, `lib/json_web_token/user_pr
 docs.gitlab.com/ci/secrets/id_token_authentication.
 """
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from broker.errors import Code, Refused
-from broker.identity.claims import ClaimSet, JobIdentity
+from broker.identity.claims import ClaimSet, ClaimValue, JobIdentity
 from broker.identity.gate import Advice, VerifiedClaims
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
+from broker.identity.reader import Reader
 from broker.identity.replay import required_id
-from broker.identity.typed import is_decimal_id, text_of, typed_claims
+from broker.identity.typed import is_decimal_id
 
 _TEXT, _BOOL, _NUMBER, _TEXTS = ClaimKind.TEXT, ClaimKind.BOOL, ClaimKind.NUMBER, ClaimKind.TEXTS
 _ID, _NAME, _CHOSEN = Assurance.ID, Assurance.NAME, Assurance.CHOSEN
@@ -58,7 +60,7 @@ _CLAIMS = {
     "ci_config_ref_uri": Claim(kind=_TEXT, assurance=_NAME, path_like=True, sent_by="GitLab 16.2 or newer"),
     "ci_config_sha": Claim(kind=_TEXT, assurance=_ID, sent_by="GitLab 16.2 or newer"),
 }
-_REQUIRED = tuple(name for name, claim in _CLAIMS.items() if claim.required)
+_READER = Reader(_CLAIMS)
 
 # `source_*` is in no release that is confirmed (merge request 258245); it is typed as soon as one is.
 _UNTYPED = frozenset(
@@ -71,6 +73,7 @@ _UNTYPED = frozenset(
 _DECIMAL_IDS = (
     "project_id", "namespace_id", "job_project_id", "job_namespace_id", "user_id", "pipeline_id", "job_id",
 )  # fmt: skip
+_ALL_DECIMAL = re.compile(r"[1-9][0-9]{0,19}(?:,[1-9][0-9]{0,19})*")  # as `is_decimal_id` has it, for all of them at once
 _MERGE_SOURCES = ("merge_request_event", "external_pull_request_event")
 _REF_PREFIX = {"branch": "refs/heads/", "tag": "refs/tags/"}
 
@@ -88,14 +91,11 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
     token_id = required_id(verified, "GitLab")
     if type(verified.members.get("sub")) is not str:
         raise Refused(Code.TOKEN_CLAIMS, "sub is missing, or is not a text")
-    claims = typed_claims(_CLAIMS, _REQUIRED, verified)
-    for name in _DECIMAL_IDS:
-        value = claims.get(name)
-        if value is not None and not is_decimal_id(value) and not (name == "user_id" and value == ""):
-            raise Refused(Code.TOKEN_CLAIMS, f"{name} is {value!r}, which is not an id that GitLab writes (decimal digits)")
-    ref_path = text_of(claims, "ref_path")
+    claims: dict[str, Any] = _READER.read(verified)
+    _check_ids(claims)
+    ref_path: str = claims["ref_path"]
     # A branch may be called `refs/tags/v1`, a tag `main`: the three have to tell one story before any of them is compared.
-    if ref_path != _REF_PREFIX.get(text_of(claims, "ref_type"), "?") + text_of(claims, "ref"):
+    if ref_path != _REF_PREFIX.get(claims["ref_type"], "?") + claims["ref"]:
         raise Refused(
             Code.TOKEN_CLAIMS,
             f"ref_path is {ref_path!r}, which is not the branch or tag that ref and ref_type name; "
@@ -105,20 +105,31 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
         issuer_name=issuer_name,
         profile="gitlab",
         issuer=verified.issuer,
-        stable_id=text_of(claims, "project_id"),
+        stable_id=claims["project_id"],
         jti=token_id,
         kid=verified.kid,
         issued_at=verified.issued_at,
         expires_at=verified.expires_at,
-        project_id=text_of(claims, "project_id"),
-        project_path=text_of(claims, "project_path"),
-        job_id=text_of(claims, "job_id"),
-        pipeline_id=text_of(claims, "pipeline_id"),
+        project_id=claims["project_id"],
+        project_path=claims["project_path"],
+        job_id=claims["job_id"],
+        pipeline_id=claims["pipeline_id"],
         ref_path=ref_path,
         ref_protected=claims["ref_protected"] is True,
-        user_id=text_of(claims, "user_id") if "user_id" in claims else "",
+        user_id=claims.get("user_id", ""),
         claims=ClaimSet(claims),
     )
+
+
+def _check_ids(claims: Mapping[str, ClaimValue]) -> None:
+    """Each id is decimal digits in one spelling; `user_id` may be empty."""
+    ids = [str(value) for value in map(claims.get, _DECIMAL_IDS) if value is not None]
+    if _ALL_DECIMAL.fullmatch(",".join(ids)):
+        return
+    for name in _DECIMAL_IDS:
+        value = claims.get(name)
+        if value is not None and not is_decimal_id(value) and not (name == "user_id" and value == ""):
+            raise Refused(Code.TOKEN_CLAIMS, f"{name} is {value!r}, which is not an id that GitLab writes (decimal digits)")
 
 
 def is_fork(claims: ClaimSet) -> bool:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.audit.checkpoint import LogSigner
@@ -56,7 +57,7 @@ def an_identity(**changes: Any) -> JobIdentity:
         user_id="42",
         claims=ClaimSet(CLAIMS),
     )
-    return replace(identity, **changes)
+    return msgspec.structs.replace(identity, **changes)
 
 
 def an_about(**changes: Any) -> About:
