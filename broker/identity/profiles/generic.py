@@ -10,10 +10,11 @@ from typing import Any
 
 from broker.errors import Code, Refused
 from broker.identity.claims import ClaimSet, JobIdentity
-from broker.identity.gate import Advice, VerifiedClaims
+from broker.identity.gate import VerifiedClaims
 from broker.identity.pointer import flattened, parts_of
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.replay import id_or_digest
+from broker.identity.rules import Advice
 from broker.identity.typed import text_of, typed_values
 
 _TEXT, _TEXTS = ClaimKind.TEXT, ClaimKind.TEXTS
@@ -64,7 +65,8 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
     Refuses with token_claims a missing `sub`, a known claim of another type, and any text with control characters in it.
     """
     values = {name: value for name, value in flattened(verified.members).items() if _is_told(name, value)}
-    claims = typed_values(ANY_TEXT, ("sub",), values)
+    known = {name: verified.members[name] for name in _CLAIMS if name in verified.members}
+    claims = typed_values(ANY_TEXT, ("sub",), values | known)
     subject = text_of(claims, "sub")
     token_id = id_or_digest(verified)
     if subject != subject.strip():
@@ -105,7 +107,7 @@ def label(job: JobIdentity) -> str:
 def _is_told(name: str, value: Any) -> bool:
     if name.startswith("/"):
         return type(value) is str and parts_of(name)[0] not in _UNTYPED
-    return name in _CLAIMS or (type(value) is str and name in ANY_TEXT)
+    return type(value) is str and name in ANY_TEXT
 
 
 ANY_TEXT = _AnyText()
