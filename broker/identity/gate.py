@@ -7,10 +7,7 @@ names that differ in case) is refused, so that no two readers of one token can s
 8725; the attack list of gitlab-tokens.md section 5.
 """
 
-import unicodedata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn, final
@@ -20,20 +17,18 @@ import msgspec
 from broker.errors import Code, Refused
 from broker.identity import base64url
 from broker.identity.keyset import VerificationKey
+from broker.identity.rules import Names, Rules, check_audience, check_hours, names_of
 from broker.identity.strict_json import NotStrictError, is_plain, strict_object
-from broker.moment import rfc3339
 
 _SEGMENTS = 3
 MAX_CHARS = 20_000  # what AWS STS takes, too
 _MAX_NAME = 128  # kid, jti
-_MAX_SHOWN = 200
-_MAX_DATE = 253_402_300_799  # the last second of the year 9999
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
 _MORE_IN_HEADER = "its header has members other than alg, kid and typ"
 _THUMBPRINT = "x5t"  # names a certificate and brings none; GitHub writes it, and whoever reads GitHub's tokens ignores it
 _HEADER_MEMBERS_AND_THUMBPRINT = _HEADER_MEMBERS | {_THUMBPRINT}
 
-_HEADERS_KEPT, _NAMES_KEPT = 64, 128
+_HEADERS_KEPT = 64
 _LONGEST_HEADER_KEPT = 512
 
 
@@ -53,37 +48,9 @@ class UnverifiedToken(msgspec.Struct, frozen=True, kw_only=True):
     unverified_thumbprint: bool  # whether the header has `x5t`, which nothing reads
     unverified_issuer: str
     unverified_members: dict[str, Any]
-    unverified_plain: bool  # every text in it is printable ASCII, and none is empty
+    unverified_plain: bool  # every text in it is printable ASCII
     signed: bytes
     signature: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
-    """What the author of a job can do, in the words of the job's own platform."""
-
-    audience: str  # where the audience is written: "change `aud:` under `id_tokens:`"
-    lifetime: str  # how a token gets shorter
-    expired: str  # why it ended, and how to get another
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What one issuer's tokens have to meet."""
-
-    issuer: str
-    audience: tuple[str, ...]
-    algorithms: frozenset[str]
-    types: frozenset[str | None]  # of the header's `typ`
-    thumbprint: bool  # whether the header may have `x5t`
-    audience_list: bool  # `aud` is a list (Kubernetes), all of it ours; otherwise one text
-    other_class: Callable[
-        [Mapping[str, Any]], str
-    ]  # what to say of a token that this issuer signed for another purpose; "" for none
-    known: frozenset[str]  # claim names that no other claim may resemble
-    max_lifetime: timedelta
-    leeway: timedelta
-    advice: Advice
 
 
 _GATE = object()
@@ -95,7 +62,7 @@ class SignedClaims:
     their hours, or of another kind of token. Only `check_signature` makes these.
     """
 
-    __slots__ = ("issuer", "kid", "members", "names", "plain")
+    __slots__ = ("issuer", "kid", "members", "plain")
 
     def __init__(self, made_by: object, token: UnverifiedToken) -> None:
         if made_by is not _GATE:
@@ -103,7 +70,6 @@ class SignedClaims:
         self.issuer = token.unverified_issuer
         self.kid = token.unverified_kid
         self.members = MappingProxyType(token.unverified_members)
-        self.names = tuple(token.unverified_members)
         self.plain = token.unverified_plain
 
     def __repr__(self) -> str:
@@ -119,9 +85,7 @@ class VerifiedClaims:
 
     __slots__ = ("expires_at", "issued_at", "issuer", "kid", "members", "names", "plain", "token_id", "unknown")
 
-    def __init__(
-        self, made_by: object, signed: SignedClaims, unknown: tuple[str, ...], token_id: str, iat: int, exp: int
-    ) -> None:
+    def __init__(self, made_by: object, signed: SignedClaims, names: Names, token_id: str, iat: int, exp: int) -> None:
         if made_by is not _GATE:
             raise TypeError("verified claims come from the gate")
         self.issuer = signed.issuer
@@ -130,9 +94,9 @@ class VerifiedClaims:
         self.issued_at = datetime.fromtimestamp(iat, UTC)
         self.expires_at = datetime.fromtimestamp(exp, UTC)
         self.members = signed.members
-        self.names = signed.names
+        self.names = names
         self.plain = signed.plain
-        self.unknown = unknown
+        self.unknown = names.unknown
 
     def __repr__(self) -> str:
         return f"VerifiedClaims(issuer={self.issuer!r}, jti={self.token_id!r})"
@@ -235,97 +199,19 @@ def check_claims(signed: SignedClaims, rules: Rules, now: datetime) -> VerifiedC
     Raises Refused(token_class, token_expired, token_audience or token_claims).
     """
     members = signed.members
-    unknown = _unknown(signed.names, rules.known)
+    names = names_of(tuple(members), rules.known)
     other_class = rules.other_class(members)
     if other_class:
         raise Refused(Code.TOKEN_CLASS, other_class)
-    iat, exp = _check_hours(members, rules, now)
-    _check_audience(members.get("aud"), rules)
+    iat, exp = check_hours(members, rules, now)
+    check_audience(members.get("aud"), rules)
     token_id = members.get("jti", "")  # whether it may be missing is the profile's to say
     if type(token_id) is not str or len(token_id) > _MAX_NAME or not token_id.isprintable():
         raise Refused(Code.TOKEN_CLAIMS, "jti is not a text of at most 128 characters")
-    return VerifiedClaims(_GATE, signed, unknown, token_id, iat, exp)
+    return VerifiedClaims(_GATE, signed, names, token_id, iat, exp)
 
 
 UNKNOWN_ISSUER = "the token's issuer is none that this broker trusts; the token has to come from an issuer in its configuration"
-
-
-def _check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tuple[int, int]:
-    """`iat` and `exp`, checked against each other and the time."""
-    exp, iat, nbf = _date(members, "exp"), _date(members, "iat"), _date(members, "nbf")
-    if exp is None or iat is None:
-        raise Refused(Code.TOKEN_CLAIMS, f"{'exp' if exp is None else 'iat'} is missing; a token without its hours is not taken")
-    seconds, leeway = now.timestamp(), rules.leeway.total_seconds()
-    if seconds >= exp + leeway:
-        raise Refused(
-            Code.TOKEN_EXPIRED,
-            f"the job token ended at {_shown(exp)} and it is {rfc3339(now)}; {rules.advice.expired}",
-        )
-    for name, date in (("iat", iat), ("nbf", nbf)):
-        if date is not None and date - leeway > seconds:
-            raise Refused(
-                Code.TOKEN_CLAIMS,
-                f"{name} is {_shown(date)}, in the future (it is {rfc3339(now)}); the issuer's clock or the broker's is wrong",
-            )
-    if not iat < exp <= iat + rules.max_lifetime.total_seconds():
-        raise Refused(
-            Code.TOKEN_CLAIMS,
-            f"the job token is valid for {exp - iat} s, and this broker takes at most "
-            f"{rules.max_lifetime.total_seconds():.0f} s; {rules.advice.lifetime}",
-        )
-    return iat, exp
-
-
-def _date(members: Mapping[str, Any], name: str) -> int | None:
-    if name not in members:
-        return None
-    value = members[name]
-    if type(value) is not int or not 0 <= value <= _MAX_DATE:
-        raise Refused(Code.TOKEN_CLAIMS, f"{name} is not a whole number of seconds since 1970")
-    return value
-
-
-def _shown(date: int) -> str:
-    return rfc3339(datetime.fromtimestamp(date, UTC))
-
-
-def _check_audience(audience: Any, rules: Rules) -> None:
-    if type(audience) is str and not rules.audience_list and audience in rules.audience:
-        return
-    ours = " or ".join(rules.audience)
-    # A token for several services can be replayed by each of them at the others: every one it names has to be ours.
-    if type(audience) is str and not rules.audience_list:
-        raise Refused(Code.TOKEN_AUDIENCE, f"aud is {_printable(audience)}; this broker is {ours}: {rules.advice.audience}")
-    if type(audience) is list and rules.audience_list and audience and all(type(one) is str for one in audience):
-        foreign = [one for one in audience if one not in rules.audience]
-        if not foreign:
-            return
-        raise Refused(
-            Code.TOKEN_AUDIENCE, f"aud has {_printable(foreign[0])} in it; this broker is {ours}: {rules.advice.audience}"
-        )
-    if type(audience) is list and not rules.audience_list:
-        raise Refused(
-            Code.TOKEN_AUDIENCE, f"aud is a list; give this broker a token for {rules.audience[0]} alone: {rules.advice.audience}"
-        )
-    kind = "a list of texts" if rules.audience_list else "a text"
-    raise Refused(Code.TOKEN_AUDIENCE, f"aud is missing, or is not {kind}; this broker is {ours}: {rules.advice.audience}")
-
-
-def _printable(value: str) -> str:
-    return value if value.isascii() and value.isprintable() and len(value) <= _MAX_SHOWN else ascii(value[:_MAX_SHOWN])
-
-
-@lru_cache(_NAMES_KEPT)
-def _unknown(names: tuple[str, ...], known: frozenset[str]) -> tuple[str, ...]:
-    """The names that are not known. Refuses one that folds onto a known one, such as `SUB` or `Project_ID` (hashicorp/cap#191).
-
-    Remembered by the names alone, of tokens whose signature holds: an issuer's tokens differ in their values.
-    """
-    unknown = tuple(name for name in names if name not in known)
-    for name in unknown:
-        if unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()) in known:
-            raise Refused(Code.TOKEN_CLAIMS, f"the claim {name[:80]!a} resembles another claim's name; no issuer sends both")
-    return unknown
 
 
 def _object(text: bytes, part: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from enum import Enum
 from typing import Any
 
 from broker.identity.claims import ClaimSet, JobIdentity
-from broker.identity.gate import Advice, VerifiedClaims
+from broker.identity.gate import VerifiedClaims
+from broker.identity.rules import Advice
 
 
 class ClaimKind(Enum):

@@ -13,6 +13,7 @@ import msgspec
 from broker.identity.claims import ClaimValue
 from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Claim, ClaimKind
+from broker.identity.rules import Names
 from broker.identity.typed import MAX_TEXT, typed_values
 
 _SHAPES_KEPT = 128  # an issuer's tokens have a handful; they are remembered only once their signature holds
@@ -44,7 +45,8 @@ class Reader:
                 return typed
         return typed_values(self._table, self._required, verified.members)
 
-    def _work_out(self, names: tuple[str, ...]) -> _Shape:
+    def _work_out(self, names_of: Names) -> _Shape:
+        names = names_of.names
         kinds = {name: self._table[name].kind for name in names if name in self._table}
         return _Shape(
             fast=ClaimKind.TEXTS not in kinds.values() and kinds.keys() >= set(self._required),
@@ -56,7 +58,7 @@ class Reader:
 
 def _fast(shape: _Shape, members: dict[str, Any]) -> dict[str, ClaimValue] | None:
     """The members, which are the caller's to give, made the typed claims in place, when all is as it nearly always is; None to
-    look at it in full. Every text among them is printable and none is empty: the token is plain.
+    look at it in full. Every text among them is printable: the token is plain.
     """
     if not shape.fast:
         return None
@@ -65,6 +67,8 @@ def _fast(shape: _Shape, members: dict[str, Any]) -> dict[str, ClaimValue] | Non
     numbers = [members.pop(name) for name in shape.numbers]
     try:
         if len("".join(members.values())) > MAX_TEXT:  # raises for whatever is no text
+            return None
+        if "" in members.values():  # of a required claim that is missing, of an optional one fine
             return None
         for name in shape.bools:
             members[name] = _BOOLS[members[name]]

@@ -31,7 +31,7 @@ def strict_object(text: bytes, *, max_openings: int = _MAX_OPENINGS) -> dict[str
         except (msgspec.MsgspecError, ValueError):
             pass  # the long way says what is wrong with it
         else:
-            if b"\\u0000" not in text and _ENCODER.encode(flat) == text:
+            if b"\\" not in text and _ENCODER.encode(flat) == text:
                 return flat
     if text.count(b"{") + text.count(b"[") > max_openings:
         raise NotStrictError("it has too many nested values")
@@ -52,12 +52,10 @@ def strict_object(text: bytes, *, max_openings: int = _MAX_OPENINGS) -> dict[str
 
 
 def is_plain(text: bytes) -> bool:
-    """Whether every text in this JSON is printable ASCII and none is empty. Of JSON alone: it reads no values.
-
-    A control character stands in JSON only behind a backslash (RFC 8259 section 7), but for DEL; two quotes meet only around
-    nothing.
+    """Whether every text in this JSON is printable ASCII. Reads no values: a control character stands in JSON only behind a
+    backslash (RFC 8259 section 7), but for DEL.
     """
-    return text.isascii() and b"\\" not in text and b"\x7f" not in text and b'""' not in text
+    return text.isascii() and b"\\" not in text and b"\x7f" not in text
 
 
 def _slowly(text: bytes) -> Any:

@@ -9,11 +9,12 @@ from types import MappingProxyType
 
 from broker.errors import Code, Misconfigured, Refused
 from broker.identity.claims import JobIdentity
-from broker.identity.gate import UNKNOWN_ISSUER, Rules, VerifiedClaims, check_claims, check_signature, parse, refuse_wrong_header
+from broker.identity.gate import UNKNOWN_ISSUER, VerifiedClaims, check_claims, check_signature, parse, refuse_wrong_header
 from broker.identity.jwks import Keys
 from broker.identity.profile import Profile
 from broker.identity.profiles import PROFILES
 from broker.identity.proven import Proven, SignedRefusal
+from broker.identity.rules import Rules
 from broker.identity.settings import IssuerSettings
 from broker.moment import Moment
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from broker.demo.issuer import SigningKey, TestIssuer
-from broker.identity.gate import Rules
 from broker.identity.profiles import PROFILES
+from broker.identity.rules import Rules
 from broker.identity.settings import IssuerSettings
 from tests.strategies import NOON
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from broker.errors import Code, Refused
 from broker.identity.claims import ClaimSet, JobIdentity
-from broker.identity.gate import Advice, VerifiedClaims
+from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.replay import required_id
+from broker.identity.rules import Advice
 from broker.identity.typed import is_decimal_id, text_of, typed_claims
 
 _TEXT, _BOOL = ClaimKind.TEXT, ClaimKind.BOOL

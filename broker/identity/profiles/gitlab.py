@@ -11,10 +11,11 @@ from typing import Any
 
 from broker.errors import Code, Refused
 from broker.identity.claims import ClaimSet, ClaimValue, JobIdentity
-from broker.identity.gate import Advice, VerifiedClaims
+from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.reader import Reader
 from broker.identity.replay import required_id
+from broker.identity.rules import Advice
 from broker.identity.typed import is_decimal_id
 
 _TEXT, _BOOL, _NUMBER, _TEXTS = ClaimKind.TEXT, ClaimKind.BOOL, ClaimKind.NUMBER, ClaimKind.TEXTS

@@ -12,10 +12,11 @@ from typing import Any
 
 from broker.errors import Code, Refused
 from broker.identity.claims import ClaimSet, JobIdentity
-from broker.identity.gate import Advice, VerifiedClaims
+from broker.identity.gate import VerifiedClaims
 from broker.identity.pointer import refuse_resembling_inside, value_at
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.replay import id_or_digest
+from broker.identity.rules import Advice
 from broker.identity.typed import text_of, typed_values
 
 _TEXT = ClaimKind.TEXT
