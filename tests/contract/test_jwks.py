@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from broker.moment import Moment
 from tests.fakes import key_server
 from tests.fakes.forge import compact, gitlab_key, job_token, jwks, jwks_file, settings, stranger_key
 from tests.fakes.key_server import KeyServer, document
+from tests.fakes.workloads import claims_of, ec_jwk, ec_token
 from tests.strategies import NOON, moment
 
 
@@ -330,6 +332,60 @@ async def test_a_gitlab_under_a_path_is_found_under_that_path(server: KeyServer)
     server.answers["/gitlab/keys"] = document(jwks())
     async with keys_of(issuer=issuer, ca_file=server.ca_file) as keys:
         assert await keys.load(moment())
+
+
+async def test_a_cluster_with_an_elliptic_key_is_found_and_follows_its_rotation(server: KeyServer) -> None:
+    """Kubernetes may sign with ES256; its keys are at `/openid/v1/jwks`, under an authority of its own."""
+    server.answers["/openid/v1/jwks"] = document(jwks(ec_jwk("first")))
+    issuer = {"issuer": server.url, "jwks_uri": f"{server.url}/openid/v1/jwks"}
+    server.answers[DISCOVERY_PATH] = document(compact(issuer | {"id_token_signing_alg_values_supported": ["ES256"]}))
+    own = settings(profile="kubernetes", issuer=server.url, ca_file=server.ca_file)
+    verifier = TokenVerifier([(own, Keys(own))])
+    claims = claims_of("kubernetes", iss=server.url)
+    assert (await verifier.verify(ec_token(claims, "first"), moment())).kid == "first"
+    server.answers["/openid/v1/jwks"] = document(jwks(ec_jwk("second")))
+    assert (await verifier.verify(ec_token(claims, "second"), moment(1))).kid == "second"
+    with pytest.raises(Refused, match="does not publish"):
+        await verifier.verify(ec_token(claims, "first"), moment(2))
+    await verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes", "why"),
+    [
+        ("kubernetes", {"crv": "P-384"}, "cannot be read"),
+        ("kubernetes", {"alg": "ES384"}, "type or algorithm"),
+        ("kubernetes", {"alg": "RS256"}, "type or algorithm"),
+        ("kubernetes", {"kty": "RSA"}, "type or algorithm|cannot be read"),
+        ("kubernetes", {"use": "enc"}, "not for signatures"),
+        ("kubernetes", {"d": "AQAB"}, "private or symmetric"),
+        ("kubernetes", {"x": "AAAA"}, "cannot be read"),
+        ("github", {}, "type or algorithm"),
+        ("okta", {}, "type or algorithm"),
+        ("gitlab", {}, "type or algorithm"),
+    ],
+)
+async def test_an_elliptic_key_that_the_profile_does_not_allow_is_no_key(
+    server: KeyServer, caplog: pytest.LogCaptureFixture, profile: str, changes: dict[str, str], why: str
+) -> None:
+    """By curve, algorithm, use and type, as for RSA."""
+    server.answers["/keys"] = document(jwks(ec_jwk() | changes))
+    async with keys_of(profile=profile, jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert re.search(why, await fails(keys, caplog))
+    server.answers["/keys"] = document(jwks(ec_jwk()))
+    async with keys_of(profile="kubernetes", jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert await found(keys, "ec", moment())
+
+
+async def test_a_document_with_too_many_keys_is_refused_whole(server: KeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    """64 keys are taken, 65 are not."""
+    several = [dict(gitlab_key().jwk) | {"kid": f"k{number}"} for number in range(65)]
+    server.answers["/keys"] = document(jwks(*several))
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert "more than 64 keys" in await fails(keys, caplog)
+    server.answers["/keys"] = document(jwks(*several[:64]))
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert await found(keys, "k63", moment())
 
 
 async def test_keys_in_a_file_are_read_again_when_it_changes(tmp_path: Path) -> None:
