@@ -16,6 +16,7 @@ from broker.errors import Code, Refused
 from broker.identity.claims import JobIdentity
 from broker.identity.jwks import Keys
 from broker.identity.profiles import PROFILES
+from broker.identity.proven import SignedRefusal
 from broker.identity.verify import TokenVerifier
 from broker.policy.check import warnings
 from broker.policy.decide import decide
@@ -319,6 +320,18 @@ async def test_templates_take_ids_of_every_kind(verifier: TokenVerifier) -> None
     with pytest.raises(Refused) as caught:
         fill(grant, "generic-production", await verifier.verify(token("generic"), moment()), "")
     assert caught.value.code is Code.TEMPLATE_VALUE
+
+
+@pytest.mark.parametrize("kind", PROFILES)
+async def test_a_refused_token_of_any_kind_is_known_by_its_stable_id_in_our_log(verifier: TokenVerifier, kind: str) -> None:
+    """Its signature holds, its hours are over: whose it was is its issuer's word, also where that is inside an object."""
+    now = int(NOON.timestamp())
+    with pytest.raises(SignedRefusal) as caught:
+        await verifier.verify(token(kind, iat=now - 300, nbf=now - 300, exp=now - 60), moment())
+    assert caught.value.code is Code.TOKEN_EXPIRED
+    job = await verifier.verify(token(kind), moment())
+    assert (caught.value.proven.issuer_name, caught.value.proven.stable_id) == (job.issuer_name, job.stable_id)
+    assert "octocat" not in str(dict(caught.value.proven.claims))
 
 
 async def test_a_key_is_good_for_the_algorithms_of_its_issuer_alone(tmp_path: Path) -> None:
