@@ -325,7 +325,7 @@ def test_of_many_racing_over_two_brokers_exactly_one_gets_a_session(pair: Pair) 
         token, before = fresh_token(project), pair.thefts()
 
         def race(number: int, token: str = token, keyed: bool = keyed) -> tuple[int, Any]:
-            more = {"resume_key": secrets.token_urlsafe(32)} if keyed else {}
+            more: dict[str, Any] = {"resume_key": secrets.token_urlsafe(32)} if keyed else {}
             return pair.exchange("ab"[number % 2], token, **more)
 
         with ThreadPoolExecutor(16) as many:
@@ -376,7 +376,7 @@ def test_a_refused_exchange_does_not_burn_the_token(pair: Pair) -> None:
     """However often; and its eight sessions are counted over both brokers."""
     token = fresh_token()
     for number in range(12):
-        wrong = {"scope": "nothing"} if number % 2 else {"environment": "review"}
+        wrong: dict[str, Any] = {"scope": "nothing"} if number % 2 else {"environment": "review"}
         assert pair.exchange("ab"[number % 2], token, **wrong)[1]["code"] in ("grant_unknown", "environment_mismatch")
     for number in range(8):
         status, opened = pair.exchange("ab"[number % 2], token)
