@@ -45,7 +45,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         f"our-{kind}": issuer for kind, issuer in ISSUERS.items()
     }
     config = CONFIG[: CONFIG.index("[[issuer]]")] + "".join(
-        _ISSUER.format(name=name, profile=CONFIGURED[name], issuer=issuer) for name, issuer in issuers.items()
+        _ISSUER.format(name=name, profile=CONFIGURED[name], issuer=url) for name, url in issuers.items()
     )
     (home / "broker.toml").write_text(config + _VAULT)
     (home / "policy.toml").write_text(POLICY)
