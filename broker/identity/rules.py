@@ -61,12 +61,12 @@ def check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tupl
             Code.TOKEN_EXPIRED,
             f"the job token ended at {_shown(exp)} and it is {rfc3339(now)}; {rules.advice.expired}",
         )
-    for name, date in (("iat", iat), ("nbf", nbf)):
-        if date is not None and date - leeway > seconds:
-            raise Refused(
-                Code.TOKEN_CLAIMS,
-                f"{name} is {_shown(date)}, in the future (it is {rfc3339(now)}); the issuer's clock or the broker's is wrong",
-            )
+    if iat - leeway > seconds or (nbf is not None and nbf - leeway > seconds):
+        name, date = ("iat", iat) if nbf is None or iat - leeway > seconds else ("nbf", nbf)
+        raise Refused(
+            Code.TOKEN_CLAIMS,
+            f"{name} is {_shown(date)}, in the future (it is {rfc3339(now)}); the issuer's clock or the broker's is wrong",
+        )
     if not iat < exp <= iat + rules.max_lifetime.total_seconds():
         raise Refused(
             Code.TOKEN_CLAIMS,
@@ -77,12 +77,12 @@ def check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tupl
 
 
 def _date(members: Mapping[str, Any], name: str) -> int | None:
-    if name not in members:
+    value = members.get(name)
+    if type(value) is int and 0 <= value <= _MAX_DATE:
+        return value
+    if value is None and name not in members:
         return None
-    value = members[name]
-    if type(value) is not int or not 0 <= value <= _MAX_DATE:
-        raise Refused(Code.TOKEN_CLAIMS, f"{name} is not a whole number of seconds since 1970")
-    return value
+    raise Refused(Code.TOKEN_CLAIMS, f"{name} is not a whole number of seconds since 1970")
 
 
 def _shown(date: int) -> str:

@@ -63,7 +63,7 @@ class TokenVerifier:
         if trusted is None:
             raise Refused(Code.TOKEN_ISSUER, UNKNOWN_ISSUER)
         refuse_wrong_header(token, trusted.rules)
-        key = await trusted.keys.find(token.unverified_kid, now)
+        key = trusted.keys.at_hand(token.unverified_kid, now) or await trusted.keys.find(token.unverified_kid, now)
         signed = check_signature(token, key, trusted.rules)
         try:
             verified = check_claims(signed, trusted.rules, now.wall)
