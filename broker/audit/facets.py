@@ -76,7 +76,7 @@ def parsed(body: bytes) -> Any:
     """The entry as plain JSON values. Raises ValueError."""
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not JSON: {error}") from None
 
 
@@ -87,7 +87,7 @@ def facets_of(body: bytes) -> Facets:
     """The facets of the entry with these bytes. Raises ValueError when they are not an entry of ours."""
     try:
         event = _DECODER.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter from a text that is skipped
         raise ValueError(f"not an entry of this log: {error}") from None
     ours = event.unmapped
     job = ours.identity or _named(ours.signed.claims)
