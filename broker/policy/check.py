@@ -63,11 +63,10 @@ def _guards(environment: Environment) -> Iterator[_Remark]:
     if "ref" in asked and "ref_path" in profile.refs and not {"ref_type", "ref_path"} & asked.keys():
         what = "a branch and a tag of the same name have the same `ref`"
         yield (*here, "when", "ref"), what, "use when.ref_path, as in refs/heads/main"
-    for claim in asked:
+    for claim in asked if profile.refs else ():
         if profile.claims[claim].assurance is Assurance.CHOSEN and not guarded:
-            what = f"{claim} is what the writer of the pipeline says it is"
-            what += ", and the ref need not be protected" if profile.refs else ""
-            yield (*here, "when", claim), what, "add when.ref_protected = true" if profile.refs else "ask for something else too"
+            what = f"{claim} is what the writer of the pipeline says it is, and the ref need not be protected"
+            yield (*here, "when", claim), what, "add when.ref_protected = true"
     if environment.pinned_by != profile.stable_id:
         group = f"{environment.pinned_by} {', '.join(sorted(environment.pinned_to))}"
         what = f"environment {environment.name!r} takes every project of {group}, later ones too"

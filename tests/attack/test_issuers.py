@@ -317,9 +317,12 @@ async def test_templates_take_ids_of_every_kind(verifier: TokenVerifier) -> None
         job: JobIdentity = await verifier.verify(token(kind), moment())
         target = fill(grant, f"{kind}-production", job, "")
         assert str(target).count(f"database/creds/{stable_id}") == 1
-    with pytest.raises(Refused) as caught:
-        fill(grant, "generic-production", await verifier.verify(token("generic"), moment()), "")
+    other = await verifier.verify(token("generic"), moment())
+    with pytest.raises(Refused, match="project_id is 'pipeline/0183a2e1/main'") as caught:
+        fill(grant, "generic-production", other, "")
     assert caught.value.code is Code.TEMPLATE_VALUE
+    unused = fill(policy().grant("warehouse"), "generic-production", other, "")
+    assert "database/creds/etl-generic-production" in str(unused)
 
 
 @pytest.mark.parametrize("kind", PROFILES)
