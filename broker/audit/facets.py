@@ -86,8 +86,9 @@ _DECODER = msgspec.json.Decoder(_Event)
 def facets_of(body: bytes) -> Facets:
     """The facets of the entry with these bytes. Raises ValueError when they are not an entry of ours."""
     try:
+        body.decode()  # what the decoder skips, it does not look at
         event = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter from a text that is skipped
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not an entry of this log: {error}") from None
     ours = event.unmapped
     job = ours.identity or _named(ours.signed.claims)

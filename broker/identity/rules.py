@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -41,6 +41,12 @@ class Rules:
     max_lifetime: timedelta
     leeway: timedelta
     advice: Advice
+    seconds_of_leeway: float = field(init=False)
+    seconds_of_life: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seconds_of_leeway", self.leeway.total_seconds())
+        object.__setattr__(self, "seconds_of_life", self.max_lifetime.total_seconds())
 
 
 class Names(msgspec.Struct, frozen=True, eq=False):
@@ -55,7 +61,7 @@ def check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tupl
     exp, iat, nbf = _date(members, "exp"), _date(members, "iat"), _date(members, "nbf")
     if exp is None or iat is None:
         raise Refused(Code.TOKEN_CLAIMS, f"{'exp' if exp is None else 'iat'} is missing; a token without its hours is not taken")
-    seconds, leeway = now.timestamp(), rules.leeway.total_seconds()
+    seconds, leeway = now.timestamp(), rules.seconds_of_leeway
     if seconds >= exp + leeway:
         raise Refused(
             Code.TOKEN_EXPIRED,
@@ -67,11 +73,11 @@ def check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tupl
             Code.TOKEN_CLAIMS,
             f"{name} is {_shown(date)}, in the future (it is {rfc3339(now)}); the issuer's clock or the broker's is wrong",
         )
-    if not iat < exp <= iat + rules.max_lifetime.total_seconds():
+    if not iat < exp <= iat + rules.seconds_of_life:
         raise Refused(
             Code.TOKEN_CLAIMS,
             f"the job token is valid for {exp - iat} s, and this broker takes at most "
-            f"{rules.max_lifetime.total_seconds():.0f} s; {rules.advice.lifetime}",
+            f"{rules.seconds_of_life:.0f} s; {rules.advice.lifetime}",
         )
     return iat, exp
 
