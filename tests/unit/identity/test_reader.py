@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from broker.errors import Refused
@@ -48,7 +48,7 @@ VALUES: st.SearchStrategy[Any] = st.one_of(
         ["", "x", "true", "false", "True", "a b", "ü", "x" * 2048, "x" * 2049, "a\nb", "a\x7fb", "a\u202eb", '"', "\\"]
     ),
     st.sampled_from([None, True, False, 0, 1, -1, 2**53 - 1, [], ["a"], ["a", 1], ["a\n"], {}, {"a": "b"}]),
-    st.text(max_size=20),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),  # the gate has refused those
 )
 
 
@@ -56,6 +56,7 @@ VALUES: st.SearchStrategy[Any] = st.one_of(
 def test_a_reader_gives_what_the_table_gives_or_refuses_in_its_words(changes: dict[str, Any], without: set[str]) -> None:
     """Whatever the values of known claims are, and whichever are missing."""
     claims = {name: value for name, value in (base_claims() | changes).items() if name not in without}
+    assume("project_id" in claims or "job_id" in claims)  # without both it is of another class
     checked = verified(claims)
     plain = outcome(lambda: typed_values(TABLE, REQUIRED, checked.members))
     reader = Reader(TABLE)
