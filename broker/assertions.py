@@ -13,6 +13,7 @@ from typing import Any
 
 from broker.errors import Code, Refused
 from broker.identity.claims import JobIdentity
+from broker.identity.profiles import PROFILES
 from broker.moment import Clock
 from broker.secret import Secret
 from broker.signing import Keyring
@@ -99,13 +100,18 @@ _TAGS = ("environment", "grant", "project_id", "pipeline_id", "job_id", "ref_pro
 
 def role_session_name(identity: JobIdentity, session_id: str) -> str:
     """The name that CloudTrail shows on every call: which job, and which of its sessions. Raises Refused(template_value)."""
-    name = f"gl-{identity.stable_id}-{identity.job_id}-{session_id[:_SESSION_CHARS]}"
+    name = f"{_label(identity)}-{session_id[:_SESSION_CHARS]}"
     return _fitting(_AWS_NAME, name, "AWS session name")
 
 
 def source_identity(identity: JobIdentity) -> str:
     """The name that survives role chaining: which job. Raises Refused(template_value)."""
-    return _fitting(_AWS_NAME, f"gl-{identity.stable_id}-{identity.job_id}", "AWS SourceIdentity")
+    return _fitting(_AWS_NAME, _label(identity), "AWS SourceIdentity")
+
+
+def _label(identity: JobIdentity) -> str:
+    """`gl-<project>-<job>` for GitLab; other issuers' jobs have a prefix of their own, so that no two kinds share a name."""
+    return PROFILES[identity.profile].label(identity)
 
 
 def session_tags(identity: JobIdentity, environment: str, grant: str) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """The story of an exchange, in numbered steps: a job token becomes a session, and nothing is minted (DESIGN 3.8)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hmac import compare_digest
 from typing import Literal, Protocol
 
 from broker.audit.entry import About, Entry, Journal
-from broker.errors import Code, Refused
+from broker.errors import Code, Refused, Unavailable
 from broker.identity.claims import JobIdentity
 from broker.ledger import Change, CloseSession, Ledger, OpenSession
 from broker.moment import Moment
@@ -18,13 +18,13 @@ from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash, new_handle, new_id, resume_hash
 
 RESUME_WINDOW = timedelta(seconds=120)
-_RACES = 3
-# Another exchange of this token opened a session meanwhile, or the one to be resumed ended.
-_RACED = (Code.SESSION_EXISTS, Code.SESSION_REVOKED, Code.SESSION_IDLE, Code.SESSION_EXPIRED)
-
-
-class _LostRace(Exception):
-    """Nothing was committed; another exchange of the same token was faster."""
+_ATTEMPTS = 8
+# What a commit says when somebody else changed what there is of this token: opened its session, or ended the one to resume.
+_OVERTAKEN = frozenset({Code.SESSION_EXISTS, Code.SESSION_REVOKED, Code.SESSION_IDLE, Code.SESSION_EXPIRED, Code.HANDLE_INVALID})
+_HELD = (
+    "this job token has a live session already and this exchange does not resume it; if no other process of the job opened it, "
+    "somebody else holds the token"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +76,6 @@ class Exchanging:
 
     async def exchange(self, request: ExchangeRequest) -> Exchanged:
         """A job token becomes a session. Mints nothing (DESIGN 3.8). Raises Refused or Unavailable."""
-        # A client that has its resume key, and asks twice at once, races itself: whoever lost looks again at what there is.
-        for _ in range(_RACES if request.resume_key is not None else 0):
-            try:
-                return await self._exchange(request, last=False)
-            except _LostRace:
-                continue
-        return await self._exchange(request, last=True)
-
-    async def _exchange(self, request: ExchangeRequest, *, last: bool) -> Exchanged:
         now = self.clock()
         listener = request.peer.transport
 
@@ -92,9 +83,7 @@ class Exchanging:
         try:
             identity = await self.verifier.verify(request.unverified_token, now)
         except Refused as refusal:
-            self.refusing.denials.unsigned(refusal.code, listener)
-            self.refusing.meter.exchange(refusal.code.word)
-            raise
+            raise await self.refusing.token(refusal, request.correlation_id, listener, now) from None
 
         # 2. Decide every grant that was asked for; one that is denied refuses all.
         policy = self.policy()
@@ -115,43 +104,69 @@ class Exchanging:
             raise await self.refusing.denied(ended, about, listener, now)
 
         # 3. One live session per token. The same token with the same resume key, soon after, is a client that lost the
-        #    answer; anything else is a second holder of the token.
+        #    answer; anything else is a second holder of the token. Whoever was overtaken between looking and committing (another
+        #    broker on this store, a client that asks again while its first request is under way) looks again.
         resume = None if request.resume_key is None else resume_hash(request.resume_key)
-        existing = await self.ledger.live_session(identity.issuer, identity.jti)
-        if existing is not None and not _resumes(existing, resume, now):
-            raise await self._second_holder(about, listener, now)
-        opened_before = await self.ledger.opened(identity.issuer, identity.jti)
+        for _ in range(_ATTEMPTS):
+            existing = await self.ledger.live_session(identity.issuer, identity.jti)
+            if existing is not None and not _resumes(existing, resume, now):
+                self.refusing.meter.theft_suspected()
+                held = Deny(Code.SESSION_EXISTS, _HELD, ())
+                raise await self.refusing.denied(held, about, listener, now, held_by=existing.session_id)
+            opened_before = await self.ledger.opened(identity.issuer, identity.jti)
+            opening = await self._opening(request, about, decision, existing, min(ends), resume, now)
+            try:
+                await self.ledger.commit(opening.changes, opening.entries)
+            except Refused as refusal:
+                if refusal.code in _OVERTAKEN:
+                    continue
+                denial = Deny(refusal.code, refusal.public, decision.trail)
+                raise await self.refusing.denied(denial, about, listener, now) from None
+            self.refusing.meter.exchange("opened")
+            return Exchanged(
+                session=opening.session,
+                handle=opening.handle,
+                left=decision.max_exchanges - opened_before - 1,
+                replaced=existing.session_id if existing else None,
+            )
+        self.refusing.meter.exchange(Code.RATE_LIMITED.word)
+        raise Unavailable(Code.RATE_LIMITED, "this job token is being exchanged many times at once; ask again", retry_after=1)
 
-        # 4. The session and its entry, in one transaction.
+    async def _opening(
+        self,
+        request: ExchangeRequest,
+        about: About,
+        decision: Allow,
+        existing: Session | None,
+        expires_at: datetime,
+        resume: bytes | None,
+        now: Moment,
+    ) -> "_Opening":
+        """4. The session and its entry, for one transaction; with the end of the session that it resumes."""
+        identity = about.identity
+        assert identity is not None
         handle = new_handle()
-        session_id = new_id()
-        about = About(
-            correlation_id=request.correlation_id,
-            identity=identity,
-            session_id=session_id,
-            environment=decision.environment,
-            policy_hash=policy.hash,
-        )
+        about = replace(about, session_id=new_id(), environment=decision.environment)
         opened = self.journal.session_opened(
             at=now.wall,
             about=about,
             grants=decision.grants,
-            expires_at=min(ends),
+            expires_at=expires_at,
             trail=decision.trail,
-            listener=listener,
+            listener=request.peer.transport,
             peer_uid=request.peer.uid,
             peer_address=request.peer.address,
             replaces=existing.session_id if existing else "",
         )
         session = Session(
-            session_id=session_id,
+            session_id=about.session_id,
             handle_hash=handle_hash(handle.reveal()),
             identity=identity,
             environment=decision.environment,
             grants=decision.grants,
-            policy_hash=policy.hash,
+            policy_hash=about.policy_hash,
             opened_at=now.wall,
-            expires_at=min(ends),
+            expires_at=expires_at,
             heartbeat=request.heartbeat,
             peer_uid=request.peer.uid if self.bind_uid and request.peer.transport == "unix" else None,
             resume_hash=resume,
@@ -176,21 +191,7 @@ class Exchanging:
                 max_exchanges=decision.max_exchanges,
             )
         )
-        try:
-            await self.ledger.commit(changes, [*entries, opened])
-        except Refused as refusal:
-            if refusal.code in _RACED and not last:
-                raise _LostRace from None
-            if refusal.code in _RACED:
-                raise await self._second_holder(about, listener, now) from None
-            raise await self.refusing.denied(Deny(refusal.code, refusal.public, decision.trail), about, listener, now) from None
-        self.refusing.meter.exchange("opened")
-        return Exchanged(
-            session=session,
-            handle=handle,
-            left=decision.max_exchanges - opened_before - 1,
-            replaced=existing.session_id if existing else None,
-        )
+        return _Opening(session, handle, changes, [*entries, opened])
 
     async def _not_revocable_until(self, session_id: str, now: Moment) -> datetime | None:
         """Until when the last of what that session has and no broker can take back lives."""
@@ -198,19 +199,15 @@ class Exchanging:
         ends = (lease.upstream_expires_at for lease in leases if lease.revocable == "none")
         return max((end for end in ends if end is not None and end > now.wall), default=None)
 
-    async def _second_holder(self, about: About, listener: str, now: Moment) -> Refused:
-        self.refusing.meter.theft_suspected()
-        return await self.refusing.denied(
-            Deny(
-                Code.SESSION_EXISTS,
-                "this job token has a live session already and this exchange does not resume it; if no other process of the "
-                "job opened it, somebody else holds the token",
-                (),
-            ),
-            about,
-            listener,
-            now,
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """A session that may be committed, or may come too late and be forgotten."""
+
+    session: Session
+    handle: Secret
+    changes: list[Change]
+    entries: list[Entry]
 
 
 def _resumes(existing: Session, resume: bytes | None, now: Moment) -> bool:

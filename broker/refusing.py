@@ -6,7 +6,7 @@ from typing import Protocol
 
 from broker.audit.entry import About, Journal
 from broker.errors import Code, Refused
-from broker.identity.claims import JobIdentity
+from broker.identity.proven import SignedRefusal
 from broker.ledger import Ledger
 from broker.moment import Moment
 from broker.policy.model import Deny, Policy
@@ -23,13 +23,23 @@ class Meter(Protocol):
     def theft_suspected(self) -> None: ...
 
 
+class Subject(Protocol):
+    """Whom a signed denial is about: a job's identity, or what a signature proves of a token that was refused."""
+
+    @property
+    def issuer(self) -> str: ...
+
+    @property
+    def stable_id(self) -> str: ...
+
+
 class Denials(Protocol):
     """Bounds what strangers and jobs can put into the log (DESIGN section 8)."""
 
     def unsigned(self, code: Code, listener: str) -> None:
         """A token without a valid signature: counted for the next rollup, never an entry of its own."""
 
-    def admit(self, identity: JobIdentity, code: Code, listener: str, now: Moment) -> bool:
+    def admit(self, whose: Subject, code: Code, listener: str, now: Moment) -> bool:
         """Whether this signed denial gets an entry of its own; counted for the rollup when it does not."""
 
 
@@ -44,12 +54,25 @@ class Refusing:
     meter: Meter
     clock: Callable[[], Moment]
 
-    async def denied(self, denial: Deny, about: About, listener: str, now: Moment) -> Refused:
+    async def token(self, refusal: Refused, correlation_id: str, listener: str, now: Moment) -> Refused:
+        """The refusal of a token to raise. One that its issuer signed is a signed denial, with what the signature proves; of any
+        other nothing is known, so it is counted and that is all.
+        """
+        if isinstance(refusal, SignedRefusal):
+            about = About(correlation_id=correlation_id, proven=refusal.proven, policy_hash=self.policy().hash)
+            return await self.denied(Deny(refusal.code, refusal.public, ()), about, listener, now)
+        self.denials.unsigned(refusal.code, listener)
+        self.meter.exchange(refusal.code.word)
+        return refusal
+
+    async def denied(self, denial: Deny, about: About, listener: str, now: Moment, *, held_by: str = "") -> Refused:
         """The refusal to raise, once its entry is written (or counted, past the rate). The trail stays with us."""
         self.meter.exchange(denial.code.word)
-        identity = about.identity
-        if identity is not None and self.denials.admit(identity, denial.code, listener, now):
-            entry = self.journal.denied(at=now.wall, about=about, code=denial.code.word, trail=denial.trail, listener=listener)
+        whose = about.identity or about.proven
+        if whose is not None and self.denials.admit(whose, denial.code, listener, now):
+            entry = self.journal.denied(
+                at=now.wall, about=about, code=denial.code.word, trail=denial.trail, listener=listener, held_by=held_by
+            )
             await self.ledger.commit([], [entry])
         return Refused(denial.code, denial.hint)
 

@@ -15,8 +15,9 @@ from broker.audit import ocsf
 from broker.audit.canonical import Json
 from broker.audit.facets import Facets, facets_of
 from broker.audit.fitting import fitted, plain_items
-from broker.audit.record import TrailStep, identity_record, trail_record
+from broker.audit.record import TrailStep, identity_record, signed_record, trail_record
 from broker.identity.claims import JobIdentity
+from broker.identity.proven import Proven
 from broker.moment import epoch_ms, rfc3339
 
 _WITH_CLAIMS = frozenset({"session_opened", "intent", "issued", "denied"})  # the decisions, and what a receipt is kept of
@@ -40,6 +41,7 @@ class About:
 
     correlation_id: str
     identity: JobIdentity | None = None
+    proven: Proven | None = None  # of a token that was signed and refused, which makes no identity
     session_id: str = ""
     environment: str = ""
     grant: str = ""
@@ -175,9 +177,16 @@ class Journal:
         }
         return self._entry("intent_swept", at, about, data, entity=intent_id)
 
-    def denied(self, *, at: datetime, about: About, code: str, trail: Sequence[TrailStep], listener: str) -> Entry:
-        """A refusal, with every condition that was looked at and what the policy wanted. The caller never sees this."""
+    def denied(
+        self, *, at: datetime, about: About, code: str, trail: Sequence[TrailStep], listener: str, held_by: str = ""
+    ) -> Entry:
+        """A refusal, with every condition that was looked at and what the policy wanted. The caller never sees this.
+
+        `held_by` is the live session of a token that somebody else presents too: possible theft.
+        """
         data: dict[str, Json] = {"code": code, "listener": listener, "trail": trail_record(trail)}
+        if held_by:
+            data["possible_theft"] = {"live_session_id": held_by}
         return self._entry("denied", at, about, data)
 
     def revoked(self, *, at: datetime, about: About, upstream: str, lease_id: str, ids: Ids, reason: str) -> Entry:
@@ -235,7 +244,10 @@ class Journal:
         code = str(data.get("code", ""))
         shape = ocsf.shape_of(kind, code=code, grant=about.grant)
         event = ocsf.header(shape, time_ms=epoch_ms(at), uid=entry_id, correlation_id=about.correlation_id, version=self.version)
-        event |= ocsf.subject(about.identity)
+        if about.identity is None and about.proven is not None:
+            event |= ocsf.refused_subject(about.proven.issuer_name, about.proven.stable_id)
+        else:
+            event |= ocsf.subject(about.identity)
         if shape.class_uid == ocsf.AUTHENTICATION:
             event |= ocsf.authentication(about.identity)
         if shape.class_uid == ocsf.AUTHORIZE_SESSION:
@@ -259,6 +271,7 @@ class Journal:
             "kind": kind,
             "policy_hash": about.policy_hash,
             "session_id": about.session_id,
+            "signed": signed_record(about.proven),
             "subpath": about.subpath,
             **data,
         }

@@ -34,6 +34,16 @@ class _Identity(msgspec.Struct, frozen=True):
     job_id: str = ""
 
 
+class _SignedClaims(msgspec.Struct, frozen=True):
+    project_id: Any = ""  # an issuer of another kind may use the names for something else
+    project_path: Any = ""
+    job_id: Any = ""
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    claims: _SignedClaims = _SignedClaims()
+
+
 class _Ids(msgspec.Struct, frozen=True):
     accessor: str = ""
     lease_id: str = ""
@@ -45,7 +55,8 @@ class _Ids(msgspec.Struct, frozen=True):
 
 class _Ours(msgspec.Struct, frozen=True):
     kind: str
-    identity: _Identity = _Identity()
+    identity: _Identity | None = None
+    signed: _Signed = _Signed()  # a refused token: found by what its issuer signed
     session_id: str = ""
     environment: str = ""
     grant: str = ""
@@ -65,7 +76,7 @@ def parsed(body: bytes) -> Any:
     """The entry as plain JSON values. Raises ValueError."""
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
 
 
@@ -75,10 +86,12 @@ _DECODER = msgspec.json.Decoder(_Event)
 def facets_of(body: bytes) -> Facets:
     """The facets of the entry with these bytes. Raises ValueError when they are not an entry of ours."""
     try:
+        body.decode()  # what the decoder skips, it does not look at
         event = _DECODER.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not an entry of this log: {error}") from None
     ours = event.unmapped
+    job = ours.identity or _named(ours.signed.claims)
     ids = ours.upstream_ids
     names = (
         ours.lease_id, ids.accessor, ids.lease_id, ids.access_key_id, ids.session_name, ids.source_identity, ids.request_id,
@@ -87,9 +100,9 @@ def facets_of(body: bytes) -> Facets:
         entry_id=event.metadata.uid,
         kind=ours.kind,
         time_ms=event.time,
-        project_id=ours.identity.project_id,
-        project_path=ours.identity.project_path,
-        job_id=ours.identity.job_id,
+        project_id=job.project_id,
+        project_path=job.project_path,
+        job_id=job.job_id,
         session_id=ours.session_id,
         environment=ours.environment,
         grant=ours.grant,
@@ -97,3 +110,8 @@ def facets_of(body: bytes) -> Facets:
         policy_hash=ours.policy_hash,
         credentials=tuple(sorted({name for name in names if name})),
     )
+
+
+def _named(claims: _SignedClaims) -> _Identity:
+    texts = (value if isinstance(value, str) else "" for value in msgspec.structs.astuple(claims))
+    return _Identity(*texts)

@@ -150,6 +150,12 @@ def subject(identity: JobIdentity | None) -> dict[str, Json]:
     return event
 
 
+def refused_subject(issuer_name: str, stable_id: str) -> dict[str, Json]:
+    """Whose token it was that was signed and refused. Its issuer says so; that a job sent it, nobody does."""
+    uid = f"{issuer_name}:{stable_id}"
+    return {"user": {"name": f"refused token of {uid}", "type_id": 0, "uid": uid}}
+
+
 def authentication(identity: JobIdentity | None) -> dict[str, Json]:
     """What only 3002 has: by what the job proved itself, and to whom."""
     event: dict[str, Json] = {"auth_protocol_id": _OPENID, "service": {"name": PRODUCT}}

@@ -5,9 +5,12 @@ from typing import Protocol
 
 from broker.audit.canonical import SAFE_INTEGER, Json
 from broker.identity.claims import ClaimValue, JobIdentity
+from broker.identity.proven import Proven
 from broker.moment import rfc3339
 
-PERSONAL_CLAIMS = frozenset({"user_login", "user_email", "user_identities", "name", "nickname", "preferred_username", "email"})
+PERSONAL_CLAIMS = frozenset(
+    {"user_login", "user_email", "user_identities", "name", "nickname", "preferred_username", "email", "actor"}
+)
 """Claims about a person that are not `user_id`. They are not in entries, nor is what a policy wanted of them."""
 
 
@@ -57,6 +60,20 @@ def identity_record(identity: JobIdentity | None, *, with_claims: bool) -> Json:
         kept = {name: _claim(value) for name, value in identity.claims.items() if name not in PERSONAL_CLAIMS}
         record["claims"] = kept
     return record
+
+
+def signed_record(proven: Proven | None) -> Json:
+    """A refused token as its issuer signed it. Under a name of its own, so that nobody takes it for an identity."""
+    if proven is None:
+        return None
+    return {
+        "claims": {name: _claim(value) for name, value in proven.claims.items() if name not in PERSONAL_CLAIMS},
+        "issuer": proven.issuer,
+        "issuer_name": proven.issuer_name,
+        "kid": proven.kid,
+        "profile": proven.profile,
+        "stable_id": proven.stable_id,
+    }
 
 
 def _claim(value: ClaimValue) -> Json:

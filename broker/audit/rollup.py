@@ -2,14 +2,24 @@
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
+from typing import Protocol
 
 from broker.errors import Code
-from broker.identity.claims import JobIdentity
 from broker.moment import Moment
 
 OWN_ENTRIES = 20  # signed denials of one (issuer, stable id) in any WINDOW that get an entry of their own
 WINDOW_SECONDS = 60.0
 _MOST_SUBJECTS = 10_000
+
+
+class Subject(Protocol):
+    """Whose signed denial it is: a JobIdentity, or what a signature proves of a token that was refused."""
+
+    @property
+    def issuer(self) -> str: ...
+
+    @property
+    def stable_id(self) -> str: ...
 
 
 class BoundedDenials:
@@ -27,10 +37,10 @@ class BoundedDenials:
         """A token without a valid signature: never an entry, whoever sends it."""
         self._counts[code.word, listener] += 1
 
-    def admit(self, identity: JobIdentity, code: Code, listener: str, now: Moment) -> bool:
+    def admit(self, whose: Subject, code: Code, listener: str, now: Moment) -> bool:
         """Whether this signed denial gets its own entry: at most 20 in any 60 s of one (issuer, stable id)."""
         self._forget(now.mono)
-        subject = (identity.issuer, identity.stable_id)
+        subject = (whose.issuer, whose.stable_id)
         recent = self._admitted.get(subject)
         if recent is None and len(self._admitted) < _MOST_SUBJECTS:
             recent = self._admitted[subject] = deque(maxlen=OWN_ENTRIES)

@@ -15,6 +15,7 @@ from broker.config.model import (
     VaultConfig,
 )
 from broker.config.table import Table
+from broker.identity.profiles import PROFILES
 from broker.identity.settings import IssuerSettings
 from broker.policy.model import Rate
 from broker.policy.templates import REGION
@@ -137,12 +138,19 @@ def _issuers(root: Table, public_url: str) -> tuple[IssuerSettings, ...]:
 
 def _issuer(table: Table, public_url: str) -> IssuerSettings:
     day = timedelta(days=1)
+    name = table.name("name", required=True) or ""
+    kind = table.choice("profile", tuple(PROFILES), required=True) or ""
+    url = table.url("issuer", required=True) or ""
+    profile = PROFILES.get(kind)
+    longest = day if profile is None else profile.longest
+    if url and profile is not None and (problem := profile.issuer_problem(url)):
+        table.problem("issuer", f"issuer: {url}: {problem.partition(';')[0]}", problem.partition("; ")[2])
     issuer = IssuerSettings(
-        name=table.name("name", required=True) or "",
-        profile=table.choice("profile", ("gitlab",), required=True) or "",
-        issuer=table.url("issuer", required=True) or "",
+        name=name,
+        profile=kind,
+        issuer=url,
         audience=table.texts("audience") or (public_url,),
-        max_lifetime=table.length("max_lifetime", timedelta(minutes=1), 31 * day) or day,
+        max_lifetime=table.length("max_lifetime", timedelta(minutes=1), 31 * day) or longest,
         leeway=table.length("leeway", _SECOND, 120 * _SECOND) or 30 * _SECOND,
         jwks_url=table.url("jwks_url"),
         jwks_file=table.file("jwks_file"),

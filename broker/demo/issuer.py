@@ -78,8 +78,11 @@ class TestIssuer:
         *,
         scheme: Literal["http", "https"] = "http",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        ca: LoopbackCa | None = None,
     ) -> None:
+        """With https, by the authority `ca`; without one, by an authority of its own from each `start` to its `stop`."""
         self._scheme = scheme
+        self._ca = ca
         self._clock = clock
         self._parts = ExitStack()
         self.ca_file: Path | None = None  # with https: who is to be trusted
@@ -100,8 +103,7 @@ class TestIssuer:
         self._parts.callback(server.server_close)
         server.issuer = self
         if self._scheme == "https":
-            folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="credbroker-issuer-")))
-            ca = LoopbackCa(folder)
+            ca = self._ca or LoopbackCa(Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="credbroker-issuer-"))))
             self.ca_file = ca.ca_file
             server.socket = ca.server_context().wrap_socket(server.socket, server_side=True)
         self._address = ("127.0.0.1", server.server_port)

@@ -1,85 +1,102 @@
 """The gate: token text -> strict parts -> verified claims. Pure: keys and time are parameters.
 
-    text --parse--> UnverifiedToken --verify(key, rules, now)--> VerifiedClaims
+    text --parse--> UnverifiedToken --check_signature(key, rules)--> SignedClaims --check_claims(rules, now)--> VerifiedClaims
 
 Every token has exactly one spelling here. What libraries read generously (padding, a byte order mark, UTF-16, duplicate members,
 names that differ in case) is refused, so that no two readers of one token can see two different jobs. Sources: RFC 7515, 7519,
 8725; the attack list of gitlab-tokens.md section 5.
 """
 
-import binascii
-import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn, final
 
+import msgspec
+
 from broker.errors import Code, Refused
+from broker.identity import base64url
 from broker.identity.keyset import VerificationKey
-from broker.identity.strict_json import NotStrictError, strict_object
-from broker.moment import rfc3339
+from broker.identity.rules import Names, Rules, check_audience, check_hours, names_of
+from broker.identity.strict_json import NotStrictError, is_plain, strict_object
 
 _SEGMENTS = 3
 MAX_CHARS = 20_000  # what AWS STS takes, too
 _MAX_NAME = 128  # kid, jti
-_MAX_SHOWN = 200
-_MAX_DATE = 253_402_300_799  # the last second of the year 9999
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
+_MORE_IN_HEADER = "its header has members other than alg, kid and typ"
+_THUMBPRINT = "x5t"  # names a certificate and brings none; GitHub writes it, and whoever reads GitHub's tokens ignores it
+_HEADER_MEMBERS_AND_THUMBPRINT = _HEADER_MEMBERS | {_THUMBPRINT}
 
-_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-# base64url to base64, and every other byte to one that is invalid: `=`, `+` and `/` too, which the decoder would take.
-_TO_BASE64 = bytes(b"+/"[b"-_".index(byte)] if byte in b"-_" else byte if byte in _ALPHABET else 0 for byte in range(256))
-# The last character of a segment carries 4 or 2 spare bits; unless they are zero it is another spelling of the same bytes.
-_CANONICAL_END = {0: frozenset(_ALPHABET), 2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
-_PADDING = {0: b"", 2: b"==", 3: b"="}
+_HEADERS_KEPT = 64
+_LONGEST_HEADER_KEPT = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnverifiedToken:
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    alg: str
+    kid: str
+    typ: str | None
+    thumbprint: bool  # whether it has `x5t`, which nothing reads
+
+
+class UnverifiedToken(msgspec.Struct, frozen=True, kw_only=True):
     """A token whose form is right and of which nothing else is known. No member of it may be told or logged as a fact."""
 
     unverified_alg: str
     unverified_kid: str
     unverified_typ: str | None
+    unverified_thumbprint: bool  # whether the header has `x5t`, which nothing reads
     unverified_issuer: str
     unverified_members: dict[str, Any]
+    unverified_plain: bool  # every text in it is printable ASCII
     signed: bytes
     signature: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What one issuer's tokens have to meet."""
-
-    issuer: str
-    audience: tuple[str, ...]
-    algorithms: frozenset[str]
-    types: frozenset[str | None]  # of the header's `typ`
-    known: frozenset[str]  # claim names that no other claim may resemble
-    max_lifetime: timedelta
-    leeway: timedelta
 
 
 _GATE = object()
 
 
 @final
+class SignedClaims:
+    """The members of a token exactly as its issuer signed them: they are its issuer's word, and may be for somebody else, past
+    their hours, or of another kind of token. Only `check_signature` makes these.
+    """
+
+    __slots__ = ("issuer", "kid", "members", "plain")
+
+    def __init__(self, made_by: object, token: UnverifiedToken) -> None:
+        if made_by is not _GATE:
+            raise TypeError("signed claims come from the gate")
+        self.issuer = token.unverified_issuer
+        self.kid = token.unverified_kid
+        self.members = MappingProxyType(token.unverified_members)
+        self.plain = token.unverified_plain
+
+    def __repr__(self) -> str:
+        return f"SignedClaims(issuer={self.issuer!r}, kid={self.kid!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("signed claims are not pickled or copied")
+
+
+@final
 class VerifiedClaims:
-    """The members of a token whose signature, issuer, hours and audience hold. Only `verify` makes these."""
+    """The members of a token whose signature, issuer, hours and audience hold. Only `check_claims` makes these."""
 
-    __slots__ = ("expires_at", "issued_at", "issuer", "kid", "members", "token_id", "unknown")
+    __slots__ = ("expires_at", "issued_at", "issuer", "kid", "members", "names", "plain", "token_id", "unknown")
 
-    def __init__(self, made_by: object, token: UnverifiedToken, rules: Rules, token_id: str, iat: int, exp: int) -> None:
+    def __init__(self, made_by: object, signed: SignedClaims, names: Names, token_id: str, iat: int, exp: int) -> None:
         if made_by is not _GATE:
             raise TypeError("verified claims come from the gate")
-        self.issuer = rules.issuer
-        self.kid = token.unverified_kid
+        self.issuer = signed.issuer
+        self.kid = signed.kid
         self.token_id = token_id
         self.issued_at = datetime.fromtimestamp(iat, UTC)
         self.expires_at = datetime.fromtimestamp(exp, UTC)
-        self.members = MappingProxyType(token.unverified_members)
-        self.unknown = tuple(name for name in self.members if name not in rules.known)
+        self.members = signed.members
+        self.names = names
+        self.plain = signed.plain
+        self.unknown = names.unknown
 
     def __repr__(self) -> str:
         return f"VerifiedClaims(issuer={self.issuer!r}, jti={self.token_id!r})"
@@ -102,32 +119,47 @@ def parse(unverified_text: str) -> UnverifiedToken:
     segments = text.split(b".")
     if len(segments) != _SEGMENTS:
         raise _malformed(f"it has {len(segments)} parts between dots where a signed token has three")
-    header = _object(segments[0], "header")
-    if not _HEADER_MEMBERS.issuperset(header):
-        # jku, jwk, x5u, x5c would let the token bring its own key; crit and b64 change how it is read.
-        raise _malformed("its header has members other than alg, kid and typ")
-    alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
-    if type(alg) is not str or type(kid) is not str or not 0 < len(kid) <= _MAX_NAME:
-        raise _malformed("its header has no `alg`, or no `kid` of at most 128 characters")
-    if "typ" in header and type(typ) is not str:
-        raise _malformed("its header's `typ` is not a text")
-    members = _object(segments[1], "payload")
+    # A few headers come again and again, one for each key of an issuer: what was found about them is found again by their bytes.
+    header = _read_header(segments[0]) if len(segments[0]) <= _LONGEST_HEADER_KEPT else _header(segments[0])
+    payload = _decoded(segments[1], "payload")
+    members = _object(payload, "payload")
     issuer = members.get("iss")
     if type(issuer) is not str:
         raise _malformed("it has no claim `iss`, or one that is not a text")
     return UnverifiedToken(
-        unverified_alg=alg,
-        unverified_kid=kid,
-        unverified_typ=typ,
+        unverified_alg=header.alg,
+        unverified_kid=header.kid,
+        unverified_typ=header.typ,
+        unverified_thumbprint=header.thumbprint,
         unverified_issuer=issuer,
         unverified_members=members,
+        unverified_plain=is_plain(payload),
         signed=text[: len(segments[0]) + 1 + len(segments[1])],
         signature=_decoded(segments[2], "signature"),
     )
 
 
+def _header(segment: bytes) -> _Header:
+    header = _object(_decoded(segment, "header"), "header")
+    thumbprint = _THUMBPRINT in header
+    if not (_HEADER_MEMBERS_AND_THUMBPRINT if thumbprint else _HEADER_MEMBERS).issuperset(header):
+        # jku, jwk, x5u, x5c would let the token bring its own key; crit and b64 change how it is read.
+        raise _malformed(_MORE_IN_HEADER)
+    alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
+    if type(alg) is not str or type(kid) is not str or not 0 < len(kid) <= _MAX_NAME:
+        raise _malformed("its header has no `alg`, or no `kid` of at most 128 characters")
+    if "typ" in header and type(typ) is not str:
+        raise _malformed("its header's `typ` is not a text")
+    return _Header(alg=alg, kid=kid, typ=typ, thumbprint=thumbprint)
+
+
+_read_header = lru_cache(_HEADERS_KEPT)(_header)
+
+
 def refuse_wrong_header(token: UnverifiedToken, rules: Rules) -> None:
     """Refuses a token that no key of this issuer could have signed, before a key is looked for (and perhaps fetched)."""
+    if token.unverified_thumbprint and not rules.thumbprint:
+        raise _malformed(_MORE_IN_HEADER)
     if token.unverified_alg not in rules.algorithms:
         raise Refused(Code.TOKEN_SIGNATURE, "the job token is not signed with an algorithm that its issuer uses")
     if token.unverified_typ not in rules.types:
@@ -135,11 +167,14 @@ def refuse_wrong_header(token: UnverifiedToken, rules: Rules) -> None:
 
 
 def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, now: datetime) -> VerifiedClaims:
-    """The claims, once the key has signed them for one of our audiences and they are within their hours.
+    """`check_signature`, then `check_claims`."""
+    return check_claims(check_signature(token, key, rules), rules, now)
 
-    From the signature on, a refusal tells the caller its own token's values. Boundaries: `exp` plus leeway is the first moment
-    refused, `iat` and `nbf` minus leeway the first accepted. Not checked: anything that only this kind of issuer has.
-    Raises Refused(token_signature, token_issuer, token_expired, token_audience or token_claims).
+
+def check_signature(token: UnverifiedToken, key: VerificationKey, rules: Rules) -> SignedClaims:
+    """The claims, once this key of this issuer has signed them. Until then no refusal tells a value of the token.
+
+    Raises Refused(token_signature, token_class for the header's `typ`, token_issuer). Says nothing about when and for whom.
     """
     refuse_wrong_header(token, rules)
     if token.unverified_issuer != rules.issuer:
@@ -152,105 +187,49 @@ def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, now: date
         raise Refused(
             Code.TOKEN_SIGNATURE, "the job token's signature does not hold: it was not signed by its issuer, or was changed"
         )
-    members = token.unverified_members  # verified from here on
-    _refuse_resembling(members, rules.known)
-    iat, exp = _check_hours(members, rules, now)
-    _check_audience(members.get("aud"), rules.audience)
+    return SignedClaims(_GATE, token)
+
+
+def check_claims(signed: SignedClaims, rules: Rules, now: datetime) -> VerifiedClaims:
+    """The claims, once they are for one of our audiences and within their hours.
+
+    A refusal tells the caller its own token's values; another kind of token is named as that, before the hours and the audience
+    that it has of its own. Boundaries: `exp` plus leeway is the first moment refused, `iat` and `nbf` minus leeway the first
+    accepted. Not checked: the types of the issuer's own claims.
+    Raises Refused(token_class, token_expired, token_audience or token_claims).
+    """
+    members = signed.members
+    names = names_of(tuple(members), rules.known)
+    other_class = rules.other_class(members)
+    if other_class:
+        raise Refused(Code.TOKEN_CLASS, other_class)
+    iat, exp = check_hours(members, rules, now)
+    check_audience(members.get("aud"), rules)
     token_id = members.get("jti", "")  # whether it may be missing is the profile's to say
     if type(token_id) is not str or len(token_id) > _MAX_NAME or not token_id.isprintable():
         raise Refused(Code.TOKEN_CLAIMS, "jti is not a text of at most 128 characters")
-    return VerifiedClaims(_GATE, token, rules, token_id, iat, exp)
+    return VerifiedClaims(_GATE, signed, names, token_id, iat, exp)
 
 
 UNKNOWN_ISSUER = "the token's issuer is none that this broker trusts; the token has to come from an issuer in its configuration"
 
 
-def _check_hours(members: Mapping[str, Any], rules: Rules, now: datetime) -> tuple[int, int]:
-    """`iat` and `exp`, checked against each other and the time."""
-    exp, iat, nbf = _date(members, "exp"), _date(members, "iat"), _date(members, "nbf")
-    if exp is None or iat is None:
-        raise Refused(Code.TOKEN_CLAIMS, f"{'exp' if exp is None else 'iat'} is missing; a token without its hours is not taken")
-    seconds, leeway = now.timestamp(), rules.leeway.total_seconds()
-    if seconds >= exp + leeway:
-        raise Refused(
-            Code.TOKEN_EXPIRED,
-            f"the job token ended at {_shown(exp)} and it is {rfc3339(now)}; "
-            "GitLab makes one token per job, valid as long as the job's timeout: start the job again, or raise its timeout",
-        )
-    for name, date in (("iat", iat), ("nbf", nbf)):
-        if date is not None and date - leeway > seconds:
-            raise Refused(
-                Code.TOKEN_CLAIMS,
-                f"{name} is {_shown(date)}, in the future (it is {rfc3339(now)}); the issuer's clock or the broker's is wrong",
-            )
-    if not iat < exp <= iat + rules.max_lifetime.total_seconds():
-        raise Refused(
-            Code.TOKEN_CLAIMS,
-            f"the job token is valid for {exp - iat} s, and this broker takes at most "
-            f"{rules.max_lifetime.total_seconds():.0f} s; lower the job's `timeout:`",
-        )
-    return iat, exp
-
-
-def _date(members: Mapping[str, Any], name: str) -> int | None:
-    if name not in members:
-        return None
-    value = members[name]
-    if type(value) is not int or not 0 <= value <= _MAX_DATE:
-        raise Refused(Code.TOKEN_CLAIMS, f"{name} is not a whole number of seconds since 1970")
-    return value
-
-
-def _shown(date: int) -> str:
-    return rfc3339(datetime.fromtimestamp(date, UTC))
-
-
-def _check_audience(audience: Any, ours: tuple[str, ...]) -> None:
-    if type(audience) is str:
-        if audience in ours:
-            return
-        raise Refused(
-            Code.TOKEN_AUDIENCE,
-            f"aud is {_printable(audience)}; this broker is {' or '.join(ours)}: change `aud:` under `id_tokens:`",
-        )
-    if type(audience) is list:
-        # A token for several services can be replayed by each of them at the others.
-        raise Refused(
-            Code.TOKEN_AUDIENCE, f"aud is a list; give this broker a token of its own with `aud: {ours[0]}` under `id_tokens:`"
-        )
-    raise Refused(Code.TOKEN_AUDIENCE, f"aud is missing, or is not a text; this broker is {' or '.join(ours)}")
-
-
-def _printable(value: str) -> str:
-    return value if value.isascii() and value.isprintable() and len(value) <= _MAX_SHOWN else ascii(value[:_MAX_SHOWN])
-
-
-def _refuse_resembling(members: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Refuses a name that folds onto a known claim without being it, such as `SUB` or `Project_ID` (hashicorp/cap#191)."""
-    for name in members:
-        if name not in known and unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()) in known:
-            raise Refused(Code.TOKEN_CLAIMS, f"the claim {name[:80]!a} resembles another claim's name; no issuer sends both")
-
-
-def _object(segment: bytes, part: str) -> dict[str, Any]:
+def _object(text: bytes, part: str) -> dict[str, Any]:
     try:
-        return strict_object(_decoded(segment, part))
+        return strict_object(text)
     except NotStrictError as error:
         raise _malformed(f"its {part} is refused: {error}") from None
 
 
 def _decoded(segment: bytes, part: str) -> bytes:
-    spare = len(segment) % 4
-    if not segment or spare == 1 or segment[-1] not in _CANONICAL_END[spare]:
-        raise _malformed(f"its {part} is not base64url in its one spelling")
     try:
-        return binascii.a2b_base64(segment.translate(_TO_BASE64) + _PADDING[spare], strict_mode=True)
-    except binascii.Error:
+        return base64url.decode(segment)
+    except ValueError:
         raise _malformed(f"its {part} is not base64url in its one spelling") from None
 
 
 def _malformed(why: str) -> Refused:
     return Refused(
         Code.TOKEN_MALFORMED,
-        f"the job token cannot be read: {why}; send the variable that the job declares under `id_tokens:`, unchanged",
+        f"the job token cannot be read: {why}; send the job's ID token unchanged (in GitLab the variable under `id_tokens:`)",
     )

@@ -27,6 +27,7 @@ MAX_AGE = timedelta(hours=1)
 REFRESH_AGE = timedelta(minutes=30)
 COOL_DOWN = timedelta(seconds=30)
 RETRY_AFTER_FAILURE = timedelta(seconds=5)  # while there is no key to go on with
+_REFRESH_SECONDS = REFRESH_AGE.total_seconds()
 
 _log = logging.getLogger("credbroker.identity")
 
@@ -47,6 +48,11 @@ class Keys:
         problem = None if settings.jwks_file else fetch.address_problem(address)
         if problem:
             raise Misconfigured(Code.CONFIG_INVALID, f"issuer {settings.name!r}: {address} {problem}")
+
+    def at_hand(self, kid: str, now: Moment) -> VerificationKey | None:
+        """The key of that name while nothing has to be fetched for it, which is nearly always; else `find` it."""
+        known = self._keys
+        return None if known is None or now.mono - self._fetched >= _REFRESH_SECONDS else known.keys.get(kid)
 
     async def find(self, kid: str, now: Moment) -> VerificationKey:
         """The key of that name.

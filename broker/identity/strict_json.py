@@ -5,7 +5,7 @@ exact in every language, NUL and lone surrogates, deep nesting. Source: RFC 8259
 """
 
 import json
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 
@@ -14,6 +14,9 @@ _MAX_OPENINGS = 256  # brackets and braces in the text, those inside strings too
 _MAX_WHOLE = 2**53 - 1  # the last number that a reader with doubles sees exactly
 _DECODER = msgspec.json.Decoder()
 _ENCODER = msgspec.json.Encoder()
+# An object of nothing but texts, truth values, nulls and whole numbers in range: nearly every token. The rules are the decoder's.
+_WholeNumber = Annotated[int, msgspec.Meta(ge=-_MAX_WHOLE, le=_MAX_WHOLE)]
+_FLAT = msgspec.json.Decoder(dict[str, str | bool | _WholeNumber | None])
 
 
 class NotStrictError(ValueError):
@@ -22,6 +25,14 @@ class NotStrictError(ValueError):
 
 def strict_object(text: bytes, *, max_openings: int = _MAX_OPENINGS) -> dict[str, Any]:
     """The object in `text`. Raises NotStrictError, and nothing else whatever the bytes are."""
+    if text.find(b"{", 1) < 0 and b"[" not in text:  # nothing inside it
+        try:
+            flat = _FLAT.decode(text)
+        except (msgspec.MsgspecError, ValueError):
+            pass  # the long way says what is wrong with it
+        else:
+            if b"\\" not in text and _ENCODER.encode(flat) == text:
+                return flat
     if text.count(b"{") + text.count(b"[") > max_openings:
         raise NotStrictError("it has too many nested values")
     try:
@@ -38,6 +49,13 @@ def strict_object(text: bytes, *, max_openings: int = _MAX_OPENINGS) -> dict[str
     if b"\\u0000" in text:  # perhaps a NUL, perhaps only its spelling; half a surrogate pair the decoder has refused already
         _check_texts(value)
     return value
+
+
+def is_plain(text: bytes) -> bool:
+    """Whether every text in this JSON is printable ASCII. Reads no values: a control character stands in JSON only behind a
+    backslash (RFC 8259 section 7), but for DEL.
+    """
+    return text.isascii() and b"\\" not in text and b"\x7f" not in text
 
 
 def _slowly(text: bytes) -> Any:

@@ -2,13 +2,15 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from broker.errors import Code, Refused
 from broker.identity.claims import ClaimValue
 from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Claim, ClaimKind
 
-_MAX_TEXT = 2048  # a ref is at most 255 bytes, a URI of a config file a few hundred
+MAX_TEXT = 2048  # a ref is at most 255 bytes, a URI of a config file a few hundred
+_MAX_DIGITS = 20  # of a 64-bit number
 _SHOWN_CHARS = 80
 _BOOLS = {"true": True, "false": False}
 _SHOWN = {str: "a text", bool: "a JSON boolean", int: "a number", list: "a list", dict: "an object"}
@@ -16,28 +18,46 @@ _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u206
 
 
 def typed_claims(table: Mapping[str, Claim], required: Sequence[str], verified: VerifiedClaims) -> dict[str, ClaimValue]:
+    """`typed_values` of the token's own members: for a table without JSON pointers."""
+    return typed_values(table, required, verified.members)
+
+
+def typed_values(table: Mapping[str, Claim], required: Sequence[str], values: Mapping[str, Any]) -> dict[str, ClaimValue]:
     """The claims of the table that the token carries, each of exactly its type. Null is absent (gitlab-tokens.md 1.2).
 
     Raises Refused(token_claims) for one of another type, one with characters that a log line or terminal would obey, and a
     required one that is missing. Claims that the table does not know are left out.
     """
     typed: dict[str, ClaimValue] = {}
-    for name, value in verified.members.items():
+    for name, value in values.items():
         claim = table.get(name)
         if claim is None or value is None:
             continue
         # Nearly every claim is a short printable text; the rest is looked at in full.
-        if claim.kind is ClaimKind.TEXT and type(value) is str and value.isprintable() and len(value) <= _MAX_TEXT:
+        if claim.kind is ClaimKind.TEXT and type(value) is str and value.isprintable() and len(value) <= MAX_TEXT:
             typed[name] = value
         else:
-            typed[name] = _typed(name, claim.kind, value)
+            typed[name] = _typed(name, claim, value)
     for name in required:
         if typed.get(name, "") == "":
             raise Refused(Code.TOKEN_CLAIMS, _missing(name, table[name]))
     return typed
 
 
-def _typed(name: str, kind: ClaimKind, value: object) -> ClaimValue:
+def is_decimal_id(value: ClaimValue) -> bool:
+    """One spelling only: `020`, ` 20` and digits of other scripts are not another way to write 20."""
+    return type(value) is str and value.isascii() and value.isdecimal() and value[0] != "0" and len(value) <= _MAX_DIGITS
+
+
+def text_of(claims: Mapping[str, ClaimValue], name: str) -> str:
+    """A claim that is a text; "" when the token does not have it."""
+    value = claims.get(name, "")
+    assert isinstance(value, str)
+    return value
+
+
+def _typed(name: str, claim: Claim, value: object) -> ClaimValue:
+    kind = claim.kind
     # `type(...) is`, not isinstance: True is an int to isinstance.
     if type(value) is str:
         if kind is ClaimKind.TEXT:
@@ -46,6 +66,8 @@ def _typed(name: str, kind: ClaimKind, value: object) -> ClaimValue:
             return _BOOLS[value]
         if kind is ClaimKind.BOOL:
             raise Refused(Code.TOKEN_CLAIMS, f'{name} is {_cut(value)!r}, neither "true" nor "false"')
+        if claim.one_or_more:
+            return (_plain(name, value),)
     elif type(value) is int and kind is ClaimKind.NUMBER:
         return value
     elif type(value) is list and kind is ClaimKind.TEXTS:
@@ -61,8 +83,8 @@ def _element(name: str, value: object) -> str:
 
 
 def _plain(name: str, value: str) -> str:
-    if len(value) > _MAX_TEXT:
-        raise Refused(Code.TOKEN_CLAIMS, f"{name} is longer than {_MAX_TEXT} characters")
+    if len(value) > MAX_TEXT:
+        raise Refused(Code.TOKEN_CLAIMS, f"{name} is longer than {MAX_TEXT} characters")
     # isprintable is the fast answer, and stricter than we are (an emoji joined of several is not "printable").
     if not value.isprintable() and any(c in _BIDI or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value):
         raise Refused(Code.TOKEN_CLAIMS, f"{name} has control characters, line breaks or direction marks in it: {_cut(value)!a}")

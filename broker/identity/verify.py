@@ -9,10 +9,12 @@ from types import MappingProxyType
 
 from broker.errors import Code, Misconfigured, Refused
 from broker.identity.claims import JobIdentity
-from broker.identity.gate import UNKNOWN_ISSUER, Rules, VerifiedClaims, parse, refuse_wrong_header, verify
+from broker.identity.gate import UNKNOWN_ISSUER, VerifiedClaims, check_claims, check_signature, parse, refuse_wrong_header
 from broker.identity.jwks import Keys
 from broker.identity.profile import Profile
 from broker.identity.profiles import PROFILES
+from broker.identity.proven import Proven, SignedRefusal
+from broker.identity.rules import Rules
 from broker.identity.settings import IssuerSettings
 from broker.moment import Moment
 
@@ -42,28 +44,34 @@ class TokenVerifier:
                 Code.CONFIG_INVALID, "two [[issuer]] tables have one `issuer`; a token could not say which it is of"
             )
         self._lookalikes = {prefix: text for t in self._trusted.values() for prefix, text in t.profile.lookalikes.items()}
+        self._lookalike_prefixes = tuple(self._lookalikes)
         self._unknown = {trusted.name: 0 for trusted in self._trusted.values()}
         self._unknown_names: set[str] = set()
 
     async def verify(self, unverified_token: str, now: Moment) -> JobIdentity:
         """The identity in a token whose every check passed. Says nothing of what the job may do, nor whether it was seen before.
 
-        Raises Refused(token_…) or Unavailable(issuer_unavailable). An issuer that is not configured is refused before any network
+        Raises Refused(token_…) or Unavailable(issuer_unavailable); a refusal of a token whose signature holds is a SignedRefusal,
+        which carries what that proves. An issuer that is not configured is refused before any network
         call; until the signature holds, no refusal tells or logs a value of the token.
         """
-        for prefix, instead in self._lookalikes.items():
-            if unverified_token.startswith(prefix):
-                raise Refused(Code.TOKEN_CLASS, instead)
+        if unverified_token.startswith(self._lookalike_prefixes):
+            instead = next(text for prefix, text in self._lookalikes.items() if unverified_token.startswith(prefix))
+            raise Refused(Code.TOKEN_CLASS, instead)
         token = parse(unverified_token)
         trusted = self._trusted.get(token.unverified_issuer)
         if trusted is None:
             raise Refused(Code.TOKEN_ISSUER, UNKNOWN_ISSUER)
         refuse_wrong_header(token, trusted.rules)
-        key = await trusted.keys.find(token.unverified_kid, now)
-        verified = verify(token, key, trusted.rules, now.wall)
-        if verified.unknown:
-            self._count_unknown(trusted.name, verified)
-        return trusted.profile.identify(verified, trusted.name)
+        key = trusted.keys.at_hand(token.unverified_kid, now) or await trusted.keys.find(token.unverified_kid, now)
+        signed = check_signature(token, key, trusted.rules)
+        try:
+            verified = check_claims(signed, trusted.rules, now.wall)
+            if verified.unknown:
+                self._count_unknown(trusted, verified)
+            return trusted.profile.identify(verified, trusted.name)
+        except Refused as refusal:
+            raise SignedRefusal(refusal, Proven(signed, trusted.name, trusted.profile)) from None
 
     async def warm(self, now: Moment) -> None:
         """Fetches the keys of every issuer that has none yet. Raises nothing: `problems` says what came of it."""
@@ -94,14 +102,15 @@ class TokenVerifier:
         for trusted in self._trusted.values():
             await trusted.keys.close()
 
-    def _count_unknown(self, issuer_name: str, verified: VerifiedClaims) -> None:
-        self._unknown[issuer_name] += 1
-        new = [name for name in verified.unknown if name not in self._unknown_names][:_NAMES_KEPT]
+    def _count_unknown(self, trusted: _Trusted, verified: VerifiedClaims) -> None:
+        unknown = [name for name in verified.unknown if name not in trusted.profile.claims]
+        self._unknown[trusted.name] += bool(unknown)
+        new = [name for name in unknown if name not in self._unknown_names][:_NAMES_KEPT]
         if new and len(self._unknown_names) < _NAMES_KEPT:
             self._unknown_names.update(new)
             _log.info(
                 "identity.unknown_claims",
-                extra={"issuer": issuer_name, "names": [ascii(name[:80]) for name in new]},
+                extra={"issuer": trusted.name, "names": [ascii(name[:80]) for name in new]},
             )
 
 
@@ -114,8 +123,12 @@ def _trusted(settings: IssuerSettings, keys: Keys) -> _Trusted:
         audience=settings.audience,
         algorithms=profile.algorithms,
         types=profile.types,
+        thumbprint=profile.thumbprint,
+        audience_list=profile.audience_list,
+        other_class=profile.other_class,
         known=profile.known,
         max_lifetime=settings.max_lifetime,
         leeway=settings.leeway,
+        advice=profile.advice,
     )
     return _Trusted(settings.name, profile, rules, keys)

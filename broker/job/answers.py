@@ -129,6 +129,12 @@ def parse_container(raw: bytes) -> ContainerCredentials:
     )
 
 
+def check_health(raw: bytes) -> None:
+    """Raises Unavailable unless this is what a broker says at /healthz: many things answer 200."""
+    if _Answer(raw).text("status") != "ok":
+        raise _nonsense("status")
+
+
 def parse_moment(text: str) -> datetime:
     """An RFC 3339 time in UTC ending in Z. Raises ValueError. (Python 3.10's `fromisoformat` does not read the Z.)"""
     shape = "%Y-%m-%dT%H:%M:%S.%fZ" if "." in text else "%Y-%m-%dT%H:%M:%SZ"

@@ -5,6 +5,7 @@ a size and up to a deadline. A connection belongs to the process that made it: a
 """
 
 import contextlib
+import email.utils
 import http.client
 import os
 import socket
@@ -23,6 +24,7 @@ from broker.job.answers import (
     Credential,
     Opened,
     View,
+    check_health,
     parse_container,
     parse_credential,
     parse_opened,
@@ -45,7 +47,15 @@ _OK = 200
 class _Raw:
     status: int
     retry_after: str | None
+    date: str | None
     body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A broker that answers. `date` is what its clock says (unix seconds), None when the answer does not tell."""
+
+    date: float | None
 
 
 class BrokerClient:
@@ -104,6 +114,19 @@ class BrokerClient:
     def revoke(self, handle: Secret) -> None:
         """The session and its leases are gone when this returns; also when they were gone before (RFC 7009)."""
         self._ask("POST", "/v1/revoke", form={"token": handle.reveal()})
+
+    def health(self) -> Health:
+        """That a broker answers there, and what time it has. Sends neither token nor handle."""
+        answer = self._send("GET", "/healthz", {"Accept": "application/json"}, None, time.monotonic() + _CONNECT_SECONDS)
+        if answer.status != _OK:
+            raise refusal(answer.status, answer.retry_after, answer.body)
+        check_health(answer.body)
+        return Health(date=_seconds_of(answer.date))
+
+    def ready(self) -> bool:
+        """Whether the broker says that it could issue a credential now."""
+        answer = self._send("GET", "/readyz", {"Accept": "application/json"}, None, time.monotonic() + _ANSWER_SECONDS)
+        return answer.status == _OK
 
     def _ask(
         self,
@@ -164,7 +187,10 @@ class BrokerClient:
             connection.request(method, path, body=body, headers=dict(headers))
             response = connection.getresponse()
             raw = _read_limited(connection, response, deadline)
-            answer = _Raw(status=response.status, retry_after=response.headers.get("Retry-After"), body=raw)
+            headers_said = response.headers
+            answer = _Raw(
+                status=response.status, retry_after=headers_said.get("Retry-After"), date=headers_said.get("Date"), body=raw
+            )
         except BaseException:
             connection.close()
             raise
@@ -252,6 +278,13 @@ def _limit(connection: http.client.HTTPConnection, deadline: float) -> None:
     with contextlib.suppress(OSError):
         if connection.sock is not None:
             connection.sock.settimeout(left)
+
+
+def _seconds_of(date: str | None) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, TypeError):  # the latter on Python 3.10
+        return None
 
 
 def _tls(settings: JobSettings) -> ssl.SSLContext:

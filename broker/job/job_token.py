@@ -5,6 +5,7 @@ Nothing here verifies a signature. What is read from the token steers this clien
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from broker.secret import Secret
 _CI_JOB_TOKEN_PREFIX = "glcbt-"  # noqa: S105 - what a CI_JOB_TOKEN starts with
 _MAX_CHARS = 20_000  # DESIGN section 5
 _JWT_PARTS = 3
+_MARKS = {"project_id": "gitlab", "repository_id": "github", "kubernetes.io": "kubernetes", "cid": "okta"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,9 @@ class JobToken:
     expires_at: float  # unix seconds
     jti: str
     job_id: str | None
+    issued_at: float | None = None
+    kind: str = ""  # whose token it looks like, by a claim that only such tokens have; "" when it looks like none
+    several_audiences: bool = False  # `aud` is a list of more than one
 
 
 def find_job_token(settings: JobSettings, environ: Mapping[str, str]) -> JobToken:
@@ -55,7 +60,7 @@ def parse_job_token(unverified: Secret, where: str) -> JobToken:
     """The claims that steer this client. Raises Refused(token_malformed) without quoting the token."""
     text = unverified.reveal()
     parts = text.split(".")
-    malformed = Refused(Code.TOKEN_MALFORMED, f"what is in {where} is not a GitLab ID token (a JWT of three parts)")
+    malformed = Refused(Code.TOKEN_MALFORMED, f"what is in {where} is not an ID token (a JWT of three parts)")
     if len(text) > _MAX_CHARS or len(parts) != _JWT_PARTS or not all(parts):
         raise malformed
     try:
@@ -66,7 +71,10 @@ def parse_job_token(unverified: Secret, where: str) -> JobToken:
         raise malformed
     audience = claims.get("aud")
     audiences: list[object] = audience if isinstance(audience, list) else [audience]
-    expires_at, jti, job_id = claims.get("exp"), claims.get("jti"), claims.get("job_id")
+    # Kubernetes before 1.30 gives no jti: then this is what tells its tokens apart here.
+    digest = hashlib.sha256(parts[1].encode()).hexdigest()
+    expires_at, jti = claims.get("exp"), claims.get("jti", digest)
+    job_id = claims.get("job_id", digest)  # only GitLab's tokens name a job: for any other issuer, one token is one
     if (
         not audiences
         or not all(isinstance(one, str) for one in audiences)
@@ -74,13 +82,17 @@ def parse_job_token(unverified: Secret, where: str) -> JobToken:
         or not isinstance(expires_at, int | float)
         or not isinstance(jti, str)
     ):
-        raise Refused(Code.TOKEN_MALFORMED, f"the job token in {where} lacks `aud`, `exp` or `jti`, which every ID token has")
+        raise Refused(Code.TOKEN_MALFORMED, f"the job token in {where} lacks `aud` or `exp`, or its `jti` is no text")
+    issued_at = claims.get("iat")
     return JobToken(
         value=unverified,
         audiences=tuple(str(one) for one in audiences),
         expires_at=float(expires_at),
         jti=jti,
         job_id=job_id if isinstance(job_id, str) else None,
+        issued_at=None if isinstance(issued_at, bool) or not isinstance(issued_at, int | float) else float(issued_at),
+        kind=next((kind for mark, kind in _MARKS.items() if mark in claims), ""),
+        several_audiences=len(audiences) > 1,
     )
 
 

@@ -30,7 +30,7 @@ from broker.job.settings import URL_VARIABLE, JobSettings
 
 _RESUME_WINDOW = 115.0  # the broker's is 120 s (DESIGN 3.5); ours ends before it does
 _LAPSES_AFTER = 310.0  # a session opened with a heartbeat is gone after 5 minutes of silence (DESIGN 3.6)
-_OVER = {Code.HANDLE_INVALID, Code.SESSION_EXPIRED, Code.SESSION_REVOKED, Code.SESSION_IDLE}
+OVER = {Code.HANDLE_INVALID, Code.SESSION_EXPIRED, Code.SESSION_REVOKED, Code.SESSION_IDLE}
 T = TypeVar("T")
 
 
@@ -173,7 +173,7 @@ def _open(
     now: Callable[[], float],
 ) -> Opened:
     # A pending key whose window is over is of no use to the broker, but it tells us that a refusal may be about our own session.
-    orphan = state if state.resume_key and not 0 <= now() - state.asked_at < _RESUME_WINDOW else None
+    orphan = state if left_behind(state, now()) else None
     if not state.resume_key or orphan is not None:
         state = replace(state, resume_key=secrets.token_urlsafe(32), asked_at=now())
     before = state.left
@@ -212,6 +212,11 @@ def _open(
     return patience.call(exchange, at_most=token.expires_at - now())
 
 
+def left_behind(state: State, now: float) -> bool:
+    """Whether an exchange was sent whose answer never came, too long ago to be resumed."""
+    return bool(state.resume_key) and not 0 <= now - state.asked_at < _RESUME_WINDOW
+
+
 @contextlib.contextmanager
 def _closed_on_failure(client: BrokerClient) -> Iterator[BrokerClient]:
     try:
@@ -226,7 +231,7 @@ def _lives(client: BrokerClient, kept: KeptSession, who: Opener, patience: Patie
     try:
         patience.call(lambda: client.heartbeat(kept.handle) if who == "exec" else client.view(kept.handle))
     except Refused as refused:
-        if refused.code in _OVER:
+        if refused.code in OVER:
             return False
         raise
     return True

@@ -10,7 +10,6 @@ from broker.policy.model import Condition, Environment, Grant, Policy, VaultGran
 from broker.policy.overlap import TooComplexError, can_meet, find_job
 from broker.toml_source import KeyPath, Problem, parse
 
-_REF_CLAIMS = frozenset({"ref_path", "ref", "ref_protected"})
 _MIN_KV_SEGMENTS = 2
 
 _Remark = tuple[KeyPath, str, str]
@@ -58,13 +57,13 @@ def _guards(environment: Environment) -> Iterator[_Remark]:
     here = ("environment", environment.order)
     asked = {c.claim: c for c in environment.conditions if c.clause in ("when", "file")}
     guarded = "ref_protected" in asked and True in asked["ref_protected"].exact
-    if not _REF_CLAIMS & asked.keys():
+    if profile.refs and not profile.refs & asked.keys():
         what = f"environment {environment.name!r} does not look at the ref: a job on any branch gets it"
-        yield here, what, "add when.ref_path or when.ref_protected"
-    if "ref" in asked and not {"ref_type", "ref_path"} & asked.keys():
+        yield here, what, f"add when.{'ref_path' if 'ref_path' in profile.refs else 'ref'} or when.ref_protected"
+    if "ref" in asked and "ref_path" in profile.refs and not {"ref_type", "ref_path"} & asked.keys():
         what = "a branch and a tag of the same name have the same `ref`"
         yield (*here, "when", "ref"), what, "use when.ref_path, as in refs/heads/main"
-    for claim in asked:
+    for claim in asked if profile.refs else ():
         if profile.claims[claim].assurance is Assurance.CHOSEN and not guarded:
             what = f"{claim} is what the writer of the pipeline says it is, and the ref need not be protected"
             yield (*here, "when", claim), what, "add when.ref_protected = true"

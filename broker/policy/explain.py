@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.identity.claims import ClaimSet, ClaimValue
+from broker.identity.pointer import flattened
 from broker.identity.profile import ClaimKind, Profile
 from broker.identity.profiles import PROFILES
 from broker.policy.decide import candidates, decide_claims, examine, shown
@@ -76,14 +77,15 @@ def _loosely_typed(profile: Profile, members: Mapping[str, Any]) -> tuple[ClaimS
     """Typed as the profile says, without its refusals: those become remarks, so that a handful of claims can be tried."""
     typed: dict[str, ClaimValue] = {}
     remarks = []
+    members = flattened(members)
     missing = [name for name, claim in profile.claims.items() if claim.required and members.get(name) is None]
     if missing:
         remarks.append(f"missing: {', '.join(missing)}; a token without them is refused")
-    for name, claim in profile.claims.items():
-        value = members.get(name)
-        if value is None:
+    for name, value in members.items():
+        claim = profile.claims.get(name)
+        if claim is None or value is None:
             continue
-        taken = _typed(claim.kind, value)
+        taken = (value,) if claim.one_or_more and type(value) is str else _typed(claim.kind, value)
         if taken is None:
             remarks.append(f"{name} is not {claim.kind.value}: a token with it is refused, here it counts as absent")
         else:

@@ -134,6 +134,10 @@ def _environment(table: Table, *, own_projects: tuple[str, ...], issuers: Mappin
     if issuer is None or profile is None:
         return None
 
+    if own_projects and "project_id" not in profile.pins:
+        what = f"the file is for project_id {', '.join(own_projects)} alone, and {profile.name} tokens have no project_id"
+        when.problem("issuer", what, f"put it into a file of its own, where it pins {' or '.join(profile.pins)} itself")
+        return None
     found = [built_in("file", "project_id", frozenset(own_projects))] if own_projects else []
     found += conditions("when", when, profile, skip=frozenset({"issuer"}))
     found += _source_rule(when, profile)
@@ -175,7 +179,11 @@ def _profile(when: Table, issuer: str | None, issuers: Mapping[str, str] | None)
 
 def _source_rule(when: Table, profile: Profile) -> list[Condition]:
     """What a job may have been started by where the environment does not say: nothing that runs somebody else's proposal."""
-    return [] if profile.source in when else [built_in("pipeline-source", profile.source, profile.open_sources)]
+    return (
+        []
+        if not profile.source or profile.source in when
+        else [built_in("pipeline-source", profile.source, profile.open_sources)]
+    )
 
 
 def _pin(table: Table, found: list[Condition], profile: Profile) -> tuple[str, frozenset[str]] | None:
@@ -189,9 +197,9 @@ def _pin(table: Table, found: list[Condition], profile: Profile) -> tuple[str, f
                 table.problem("when", f"when.{claim} names none of the file's own {claim}", instead)
                 return None
             return claim, values
-    pins = " or ".join(f"when.{claim}" for claim in profile.pins)
+    pins = " or ".join(f"when.{claim}" if claim.isidentifier() else f'when."{claim}"' for claim in profile.pins)
     what = "the environment pins no project: names and paths can be taken by others"
-    table.problem("when", what, f"add {pins}, or project_id to the file")
+    table.problem("when", what, f"add {pins}{', or project_id to the file' if 'project_id' in profile.pins else ''}")
     return None
 
 

@@ -47,14 +47,7 @@ def fill(grant: Grant, environment: str, identity: JobIdentity, subpath: str) ->
     Raises Refused(template_value) when one of the job's values does not fit, Refused(path_invalid) for a subpath that is not
     plain, and Refused(subpath_denied) for one that the grant does not admit.
     """
-    values = {"environment": environment, "project_id": identity.project_id, "job_id": identity.job_id}
-    for name, value in values.items():
-        if not _VALUE.fullmatch(value):
-            raise Refused(
-                Code.TEMPLATE_VALUE,
-                f"{name} is {value[:80]!r}, which cannot stand in a role or path; only letters, digits, '_', '-' and '.' can",
-                detail=f"grant {grant.name}",
-            )
+    values = _OfJob({"environment": environment, "project_id": identity.project_id, "job_id": identity.job_id})
     if subpath:
         _refuse_odd_subpath(subpath)
     try:
@@ -69,6 +62,19 @@ def fill(grant: Grant, environment: str, identity: JobIdentity, subpath: str) ->
             f"grant {grant.name!r} cannot be filled with this job's values; the policy's owner has to look at it",
             detail=f"grant {grant.name}: {misfit}",
         ) from None
+
+
+class _OfJob(dict[str, str]):
+    """The values that a job brings, each looked at when a template asks for it: not every issuer's ids fit a role or path."""
+
+    def __getitem__(self, name: str) -> str:
+        value = super().__getitem__(name)
+        if not _VALUE.fullmatch(value):
+            raise Refused(
+                Code.TEMPLATE_VALUE,
+                f"{name} is {value[:80]!r}, which cannot stand in a role or path; only letters, digits, '_', '-' and '.' can",
+            )
+        return value
 
 
 def try_aws(grant: AwsGrant, environments: Sequence[str]) -> list[Unfit]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import Code, Refused
+from broker.errors import Code, Refused, Unavailable
 from broker.exchanging import Exchanged
 from tests.rig import exchange_request, rig
 
@@ -43,7 +43,11 @@ async def test_racing_does_not_open_more_sessions_than_a_token_may(tmp_path: Pat
         racing = [broker.desk.exchange(exchange_request(resume_key=KEY)) for _ in range(20)]
         results = await asyncio.gather(*racing, return_exceptions=True)
         assert sum(isinstance(result, Exchanged) for result in results) <= 8
-        assert all(isinstance(result, Exchanged | Refused) for result in results)
+        others = [result for result in results if not isinstance(result, Exchanged)]
+        # Refused, or told to come again: twenty at once is nobody's second try.
+        assert all(
+            isinstance(other, Refused) or (isinstance(other, Unavailable) and other.code is Code.RATE_LIMITED) for other in others
+        )
         assert len(await broker.ledger.live_sessions()) == 1
 
 

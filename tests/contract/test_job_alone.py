@@ -1,4 +1,4 @@
-"""`exec` and `get` in an environment that has the core dependency and nothing else: a job's image without extras."""
+"""`exec`, `get` and `doctor` in an environment that has the core dependency and nothing else: a job's image without extras."""
 
 import json
 import os
@@ -68,7 +68,14 @@ def test_get_needs_nothing_but_click(bare: Path, wire: BrokerWire, tmp_path: Pat
     assert "foreign: []" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["exec", "get"])
+def test_doctor_needs_nothing_but_click(bare: Path, wire: BrokerWire, tmp_path: Path) -> None:
+    result = credbroker(bare, tmp_path, wire, "doctor", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {check["status"] for check in json.loads(result.stdout)["checks"]} <= {"ok", "warn"}
+    assert "foreign: []" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["exec", "get", "doctor"])
 def test_help_shows_an_example(bare: Path, wire: BrokerWire, tmp_path: Path, command: str) -> None:
     result = credbroker(bare, tmp_path, wire, command, "--help")
     assert result.returncode == 0, result.stderr

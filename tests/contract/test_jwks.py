@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,18 +23,28 @@ from broker.moment import Moment
 from tests.fakes import key_server
 from tests.fakes.forge import compact, gitlab_key, job_token, jwks, jwks_file, settings, stranger_key
 from tests.fakes.key_server import KeyServer, document
+from tests.fakes.workloads import claims_of, ec_jwk, ec_token
 from tests.strategies import NOON, moment
 
 
+@pytest.fixture(params=["http", "https"])
+def ca(request: pytest.FixtureRequest, tmp_path: Path) -> LoopbackCa | None:
+    """The authority that the issuer's certificate is of; None for plain HTTP on loopback."""
+    if request.param == "http":
+        return None
+    (tmp_path / "ca").mkdir()
+    return LoopbackCa(tmp_path / "ca")
+
+
 @pytest.fixture
-def gitlab() -> Iterator[TestIssuer]:
-    with TestIssuer(clock=lambda: NOON) as issuer:
+def gitlab(ca: LoopbackCa | None) -> Iterator[TestIssuer]:
+    with TestIssuer(scheme="https" if ca else "http", clock=lambda: NOON, ca=ca) as issuer:
         yield issuer
 
 
 @pytest.fixture
-def server() -> Iterator[KeyServer]:
-    with KeyServer() as one:
+def server(ca: LoopbackCa | None) -> Iterator[KeyServer]:
+    with KeyServer(ca) as one:
         yield one
 
 
@@ -84,19 +95,17 @@ async def test_a_server_whose_ca_was_not_said_is_not_believed(caplog: pytest.Log
         assert gitlab.requests == []
 
 
-async def test_a_server_with_another_name_is_not_believed(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path, server: KeyServer
-) -> None:
+async def test_a_server_with_another_name_is_not_believed(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """The CA is right, the certificate is somebody else's."""
     ca = LoopbackCa(tmp_path)
-    server.socket = ca.server_context("gitlab.example.com").wrap_socket(server.socket, server_side=True)
-    async with keys_of(jwks_url=server.url.replace("http:", "https:") + "/keys", ca_file=ca.ca_file) as keys:
-        assert "certificate is not trusted" in await fails(keys, caplog)
+    with KeyServer(ca, host="gitlab.example.com") as server:
+        async with keys_of(jwks_url=f"{server.url}/keys", ca_file=ca.ca_file) as keys:
+            assert "certificate is not trusted" in await fails(keys, caplog)
 
 
 async def test_a_rotation_without_overlap_is_followed_at_once(gitlab: TestIssuer) -> None:
     """The new key works with its first token; the old one is gone with the document that had it."""
-    async with keys_of(issuer=gitlab.url) as keys:
+    async with keys_of(issuer=gitlab.url, ca_file=gitlab.ca_file) as keys:
         old = gitlab.key.kid
         assert await found(keys, old, moment())
         gitlab.rotate()
@@ -106,7 +115,7 @@ async def test_a_rotation_without_overlap_is_followed_at_once(gitlab: TestIssuer
 
 async def test_made_up_key_names_cause_one_fetch_in_a_cool_down(gitlab: TestIssuer) -> None:
     """A thousand tokens with random names: one question to GitLab, and one more half a minute later."""
-    async with keys_of(issuer=gitlab.url) as keys:
+    async with keys_of(issuer=gitlab.url, ca_file=gitlab.ca_file) as keys:
         await keys.load(moment())
         before = gitlab.requests.count(KEYS_PATH)
         answers = await asyncio.gather(*(refused(keys, f"made-up-{n}", moment(1)) for n in range(500)))
@@ -120,7 +129,7 @@ async def test_made_up_key_names_cause_one_fetch_in_a_cool_down(gitlab: TestIssu
 
 async def test_a_flood_under_a_known_key_name_fetches_nothing(gitlab: TestIssuer) -> None:
     """A signature that does not hold is no reason to ask for keys."""
-    own = settings(issuer=gitlab.url)
+    own = settings(issuer=gitlab.url, ca_file=gitlab.ca_file)
     verifier = TokenVerifier([(own, Keys(own))])
     await verifier.warm(moment())
     before = list(gitlab.requests)
@@ -133,7 +142,7 @@ async def test_a_flood_under_a_known_key_name_fetches_nothing(gitlab: TestIssuer
 
 async def test_many_tokens_at_the_start_share_one_fetch(gitlab: TestIssuer) -> None:
     """Single flight, also when most of its passengers leave."""
-    async with keys_of(issuer=gitlab.url) as keys:
+    async with keys_of(issuer=gitlab.url, ca_file=gitlab.ca_file) as keys:
         waiting = [asyncio.create_task(keys.find(gitlab.key.kid, moment())) for _ in range(50)]
         await asyncio.sleep(0)
         for task in waiting[1:]:
@@ -144,7 +153,7 @@ async def test_many_tokens_at_the_start_share_one_fetch(gitlab: TestIssuer) -> N
 
 async def test_an_outage_changes_nothing_until_the_keys_are_an_hour_old(gitlab: TestIssuer) -> None:
     """Stale on error, but a key that may have been withdrawn an hour ago is not used."""
-    async with keys_of(issuer=gitlab.url) as keys:
+    async with keys_of(issuer=gitlab.url, ca_file=gitlab.ca_file) as keys:
         kid = gitlab.key.kid
         await keys.find(kid, moment())
         gitlab.stop()
@@ -160,7 +169,7 @@ async def test_an_outage_changes_nothing_until_the_keys_are_an_hour_old(gitlab: 
 
 async def test_an_unknown_key_during_an_outage_is_not_called_forged(gitlab: TestIssuer) -> None:
     """GitLab may have rotated: nobody knows, so the client may try again."""
-    async with keys_of(issuer=gitlab.url) as keys:
+    async with keys_of(issuer=gitlab.url, ca_file=gitlab.ca_file) as keys:
         await keys.load(moment())
         gitlab.stop()
         with pytest.raises(Unavailable) as caught:
@@ -171,7 +180,7 @@ async def test_an_unknown_key_during_an_outage_is_not_called_forged(gitlab: Test
 
 async def test_a_withdrawn_key_is_gone_within_its_age(gitlab: TestIssuer) -> None:
     """Nobody tells us; the refresh in the background sees it, without a caller waiting for it."""
-    async with keys_of(issuer=gitlab.url) as keys:
+    async with keys_of(issuer=gitlab.url, ca_file=gitlab.ca_file) as keys:
         kid = gitlab.key.kid
         await keys.find(kid, moment())
         gitlab.withdraw()
@@ -189,7 +198,7 @@ async def _settled(keys: Keys) -> None:
 async def test_an_answer_of_another_kind_leaves_the_keys_as_they_are(server: KeyServer) -> None:
     """A proxy's error page must not stop every job."""
     server.answers["/keys"] = document(jwks())
-    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         await keys.load(moment())
         server.answers["/keys"] = document(b"<html>maintenance</html>")
         assert await refused(keys, "new", moment(1)) is Code.ISSUER_UNAVAILABLE
@@ -216,7 +225,7 @@ async def test_an_answer_that_is_no_key_document_is_refused(
     """The operator's log says why, and quotes nothing of the answer."""
     server.answers["/keys"] = answer
     server.answers["/elsewhere"] = document(jwks())
-    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         reason = await fails(keys, caplog)
         assert why in reason
         assert "<html>" not in reason
@@ -230,7 +239,7 @@ async def test_a_slow_answer_ends_at_the_time_limit(
     """A byte now and then keeps every read alive; the whole has a limit of its own, and the line is cut there."""
     monkeypatch.setattr(fetch, "_TOTAL_SECONDS", 0.4)
     server.answers["/keys"] = answer
-    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         started = time.monotonic()
         assert "did not answer in full" in await fails(keys, caplog)
         assert time.monotonic() - started < 3
@@ -240,7 +249,7 @@ async def test_the_loop_runs_on_while_keys_are_fetched(server: KeyServer, monkey
     """One slow issuer does not hold up the others' jobs."""
     monkeypatch.setattr(fetch, "_TOTAL_SECONDS", 0.5)
     server.answers["/keys"] = key_server.silent
-    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         loading = asyncio.create_task(keys.load(moment()))
         turns = 0
         while not loading.done():
@@ -252,7 +261,7 @@ async def test_the_loop_runs_on_while_keys_are_fetched(server: KeyServer, monkey
 async def test_closing_ends_a_fetch(server: KeyServer) -> None:
     """A broker that stops does not wait for a silent issuer."""
     server.answers["/keys"] = key_server.silent
-    keys = Keys(settings(jwks_url=f"{server.url}/keys"))
+    keys = Keys(settings(jwks_url=f"{server.url}/keys", ca_file=server.ca_file))
     loading = asyncio.create_task(keys.load(moment()))
     while not server.seen:
         await asyncio.sleep(0.005)
@@ -280,18 +289,31 @@ async def test_a_discovery_document_leads_nowhere_else(
     good = {"issuer": server.url, "jwks_uri": f"{server.url}/keys"}
     server.answers["/keys"] = document(jwks())
     server.answers[DISCOVERY_PATH] = document(compact(good | changes))
-    async with keys_of(issuer=server.url) as keys:
+    async with keys_of(issuer=server.url, ca_file=server.ca_file) as keys:
         assert why in await fails(keys, caplog)
         assert server.seen == [DISCOVERY_PATH]
     server.answers[DISCOVERY_PATH] = document(compact(good))
-    async with keys_of(issuer=server.url) as keys:
+    async with keys_of(issuer=server.url, ca_file=server.ca_file) as keys:
         assert await keys.load(moment())
+
+
+async def test_a_discovery_that_changes_its_issuer_changes_no_keys(server: KeyServer) -> None:
+    """Whoever answers there now is somebody else: the keys that are here stay, and nothing is taken from there."""
+    server.answers["/keys"] = document(jwks())
+    server.answers[DISCOVERY_PATH] = document(compact({"issuer": server.url, "jwks_uri": f"{server.url}/keys"}))
+    async with keys_of(issuer=server.url, ca_file=server.ca_file) as keys:
+        assert await keys.load(moment())
+        server.answers["/keys"] = document(jwks(dict(stranger_key().jwk)))
+        server.answers[DISCOVERY_PATH] = document(compact({"issuer": "https://evil", "jwks_uri": f"{server.url}/keys"}))
+        assert await refused(keys, stranger_key().kid, moment(1)) is Code.ISSUER_UNAVAILABLE
+        assert await found(keys, gitlab_key().kid, moment(2))
+        assert server.seen.count("/keys") == 1
 
 
 async def test_a_discovery_document_that_cannot_be_read_is_refused(server: KeyServer, caplog: pytest.LogCaptureFixture) -> None:
     """Duplicate members would let two readers find two addresses."""
     server.answers[DISCOVERY_PATH] = document(b'{"jwks_uri":"a","jwks_uri":"b"}')
-    async with keys_of(issuer=server.url) as keys:
+    async with keys_of(issuer=server.url, ca_file=server.ca_file) as keys:
         assert "a member twice" in await fails(keys, caplog)
 
 
@@ -299,7 +321,7 @@ async def test_discovery_may_be_somewhere_else_than_the_issuer(server: KeyServer
     """A GitLab whose `iss` is not its own address (18.1) is found where the operator says."""
     server.answers["/copy/discovery"] = document(compact({"issuer": "https://gitlab.com", "jwks_uri": f"{server.url}/copy/keys"}))
     server.answers["/copy/keys"] = document(jwks())
-    async with keys_of(discovery_url=f"{server.url}/copy/discovery") as keys:
+    async with keys_of(discovery_url=f"{server.url}/copy/discovery", ca_file=server.ca_file) as keys:
         assert await found(keys, gitlab_key().kid, moment())
 
 
@@ -308,8 +330,62 @@ async def test_a_gitlab_under_a_path_is_found_under_that_path(server: KeyServer)
     issuer = f"{server.url}/gitlab"
     server.answers[f"/gitlab{DISCOVERY_PATH}"] = document(compact({"issuer": issuer, "jwks_uri": f"{issuer}/keys"}))
     server.answers["/gitlab/keys"] = document(jwks())
-    async with keys_of(issuer=issuer) as keys:
+    async with keys_of(issuer=issuer, ca_file=server.ca_file) as keys:
         assert await keys.load(moment())
+
+
+async def test_a_cluster_with_an_elliptic_key_is_found_and_follows_its_rotation(server: KeyServer) -> None:
+    """Kubernetes may sign with ES256; its keys are at `/openid/v1/jwks`, under an authority of its own."""
+    server.answers["/openid/v1/jwks"] = document(jwks(ec_jwk("first")))
+    issuer = {"issuer": server.url, "jwks_uri": f"{server.url}/openid/v1/jwks"}
+    server.answers[DISCOVERY_PATH] = document(compact(issuer | {"id_token_signing_alg_values_supported": ["ES256"]}))
+    own = settings(profile="kubernetes", issuer=server.url, ca_file=server.ca_file)
+    verifier = TokenVerifier([(own, Keys(own))])
+    claims = claims_of("kubernetes", iss=server.url)
+    assert (await verifier.verify(ec_token(claims, "first"), moment())).kid == "first"
+    server.answers["/openid/v1/jwks"] = document(jwks(ec_jwk("second")))
+    assert (await verifier.verify(ec_token(claims, "second"), moment(1))).kid == "second"
+    with pytest.raises(Refused, match="does not publish"):
+        await verifier.verify(ec_token(claims, "first"), moment(2))
+    await verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes", "why"),
+    [
+        ("kubernetes", {"crv": "P-384"}, "cannot be read"),
+        ("kubernetes", {"alg": "ES384"}, "type or algorithm"),
+        ("kubernetes", {"alg": "RS256"}, "type or algorithm"),
+        ("kubernetes", {"kty": "RSA"}, "type or algorithm|cannot be read"),
+        ("kubernetes", {"use": "enc"}, "not for signatures"),
+        ("kubernetes", {"d": "AQAB"}, "private or symmetric"),
+        ("kubernetes", {"x": "AAAA"}, "cannot be read"),
+        ("github", {}, "type or algorithm"),
+        ("okta", {}, "type or algorithm"),
+        ("gitlab", {}, "type or algorithm"),
+    ],
+)
+async def test_an_elliptic_key_that_the_profile_does_not_allow_is_no_key(
+    server: KeyServer, caplog: pytest.LogCaptureFixture, profile: str, changes: dict[str, str], why: str
+) -> None:
+    """By curve, algorithm, use and type, as for RSA."""
+    server.answers["/keys"] = document(jwks(ec_jwk() | changes))
+    async with keys_of(profile=profile, jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert re.search(why, await fails(keys, caplog))
+    server.answers["/keys"] = document(jwks(ec_jwk()))
+    async with keys_of(profile="kubernetes", jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert await found(keys, "ec", moment())
+
+
+async def test_a_document_with_too_many_keys_is_refused_whole(server: KeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    """64 keys are taken, 65 are not."""
+    several = [dict(gitlab_key().jwk) | {"kid": f"k{number}"} for number in range(65)]
+    server.answers["/keys"] = document(jwks(*several))
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert "more than 64 keys" in await fails(keys, caplog)
+    server.answers["/keys"] = document(jwks(*several[:64]))
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
+        assert await found(keys, "k63", moment())
 
 
 async def test_keys_in_a_file_are_read_again_when_it_changes(tmp_path: Path) -> None:
@@ -332,7 +408,7 @@ async def test_a_key_file_that_everybody_may_write_is_refused(tmp_path: Path, ca
 async def test_the_issuers_clock_is_compared_with_ours(server: KeyServer) -> None:
     """DESIGN 3.15: by its Date, at every fetch."""
     server.answers["/keys"] = document(jwks())
-    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         # The server says the real time, and our moment is noon of a day of its own: the skew is the difference.
         await keys.load(moment())
         assert keys.skew is not None
@@ -344,7 +420,7 @@ async def test_the_issuers_clock_is_compared_with_ours(server: KeyServer) -> Non
 async def test_a_server_that_does_not_know_the_time_is_asked_for_keys_alone(server: KeyServer, date: str) -> None:
     """Its Date is of no use, its keys are."""
     server.answers["/keys"] = lambda handler: handler.reply(200, jwks(), own_date=date)
-    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         assert await keys.load(moment())
         assert keys.skew is None
 
@@ -352,14 +428,14 @@ async def test_a_server_that_does_not_know_the_time_is_asked_for_keys_alone(serv
 async def test_a_cached_answer_tells_no_time(server: KeyServer) -> None:
     """A CDN in front of GitLab repeats the Date of hours ago; that is no skew."""
     server.answers["/keys"] = document(jwks(), Age="7200")
-    async with keys_of(jwks_url=f"{server.url}/keys") as keys:
+    async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         assert await keys.load(moment())
         assert keys.skew is None
 
 
 async def test_a_login_token_verifies_and_is_no_job(gitlab: TestIssuer) -> None:
     """The same issuer, a key of the same document, and our own audience."""
-    own = settings(issuer=gitlab.url)
+    own = settings(issuer=gitlab.url, ca_file=gitlab.ca_file)
     verifier = TokenVerifier([(own, Keys(own))])
     with pytest.raises(Refused) as caught:
         await verifier.verify(gitlab.mint_login(own.audience[0]), moment())
@@ -369,7 +445,7 @@ async def test_a_login_token_verifies_and_is_no_job(gitlab: TestIssuer) -> None:
 
 async def test_an_unknown_issuer_causes_no_network_call(gitlab: TestIssuer) -> None:
     """Neither to it, nor to the one that is known."""
-    own = settings(issuer=gitlab.url)
+    own = settings(issuer=gitlab.url, ca_file=gitlab.ca_file)
     verifier = TokenVerifier([(own, Keys(own))])
     with KeyServer() as elsewhere, pytest.raises(Refused) as caught:
         await verifier.verify(job_token(iss=elsewhere.url), moment())

@@ -150,6 +150,7 @@ class BrokerWire:
         self.max_session = max_session
         self.sessions: list[FakeSession] = []
         self.seen: list[Seen] = []
+        self.clock_ahead = 0.0  # what `Date` tells, against the real time
         self.values: list[str] = []  # every secret value that was ever issued
         self._faults: list[Fault] = []
         self._tokens: dict[str, dict[str, Any]] = {}
@@ -260,11 +261,13 @@ class BrokerWire:
                     return fault
         return None
 
-    def answer(self, seen: Seen, fault: Fault) -> dict[str, Any] | None:
+    def answer(self, seen: Seen, fault: Fault) -> dict[str, Any] | None:  # noqa: PLR0911 - one per endpoint
         if fault.word:
             raise DeniedError(fault.word, f"{fault.word}, as the test asked", retry_after=fault.retry_after)
         with self._lock:
             match seen.method, seen.path.strip("/").split("/"):
+                case "GET", ["healthz" | "readyz" as probe]:
+                    return {"status": {"healthz": "ok", "readyz": "ready"}[probe]}
                 case "POST", ["v1", "token"]:
                     return self._exchange(seen)
                 case "POST", ["v1", "revoke"]:
@@ -548,6 +551,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):
             super().handle()
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(time.time() + self.wire.clock_ahead if timestamp is None else timestamp)
 
     def log_message(self, *args: Any) -> None:
         """Says nothing: a request line may carry what a log must not."""

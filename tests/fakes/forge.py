@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from broker.demo.issuer import SigningKey, TestIssuer
-from broker.identity.gate import Rules
 from broker.identity.profiles import PROFILES
+from broker.identity.rules import Rules
 from broker.identity.settings import IssuerSettings
 from tests.strategies import NOON
 
@@ -83,6 +83,10 @@ def rules(**changes: Any) -> Rules:
         "audience": (AUDIENCE,),
         "algorithms": profile.algorithms,
         "types": profile.types,
+        "thumbprint": profile.thumbprint,
+        "audience_list": profile.audience_list,
+        "other_class": profile.other_class,
+        "advice": profile.advice,
         "known": profile.known,
         "max_lifetime": timedelta(hours=24),
         "leeway": timedelta(seconds=30),

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from broker.demo.certificates import LoopbackCa
+
 Answer = Callable[["Handler"], None]
 
 
@@ -44,8 +46,12 @@ class KeyServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, ca: LoopbackCa | None = None, *, host: str = "127.0.0.1") -> None:
+        """With TLS when there is an authority: as the server of that name, whatever its address."""
         super().__init__(("127.0.0.1", 0), Handler)
+        self.ca_file = None if ca is None else ca.ca_file
+        if ca is not None:
+            self.socket = ca.server_context(host).wrap_socket(self.socket, server_side=True)
         self.answers: dict[str, Answer] = {}
         self.seen: list[str] = []
         self.stopping = threading.Event()
@@ -53,7 +59,7 @@ class KeyServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http{'' if self.ca_file is None else 's'}://127.0.0.1:{self.server_port}"
 
     def __enter__(self) -> Self:
         thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

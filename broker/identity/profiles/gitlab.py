@@ -4,14 +4,20 @@ Source: gitlab-org/gitlab `lib/gitlab/ci/jwt_v2.rb`, `lib/json_web_token/user_pr
 docs.gitlab.com/ci/secrets/id_token_authentication.
 """
 
+import re
 from collections.abc import Mapping
+from operator import itemgetter
 from types import MappingProxyType
+from typing import Any
 
 from broker.errors import Code, Refused
-from broker.identity.claims import ClaimSet, ClaimValue, JobIdentity
+from broker.identity.claims import ClaimSet, JobIdentity
 from broker.identity.gate import VerifiedClaims
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
-from broker.identity.typed import typed_claims
+from broker.identity.reader import Reader
+from broker.identity.replay import required_id
+from broker.identity.rules import Advice
+from broker.identity.typed import is_decimal_id
 
 _TEXT, _BOOL, _NUMBER, _TEXTS = ClaimKind.TEXT, ClaimKind.BOOL, ClaimKind.NUMBER, ClaimKind.TEXTS
 _ID, _NAME, _CHOSEN = Assurance.ID, Assurance.NAME, Assurance.CHOSEN
@@ -56,7 +62,7 @@ _CLAIMS = {
     "ci_config_ref_uri": Claim(kind=_TEXT, assurance=_NAME, path_like=True, sent_by="GitLab 16.2 or newer"),
     "ci_config_sha": Claim(kind=_TEXT, assurance=_ID, sent_by="GitLab 16.2 or newer"),
 }
-_REQUIRED = tuple(name for name, claim in _CLAIMS.items() if claim.required)
+_READER = Reader(_CLAIMS)
 
 # `source_*` is in no release that is confirmed (merge request 258245); it is typed as soon as one is.
 _UNTYPED = frozenset(
@@ -69,8 +75,9 @@ _UNTYPED = frozenset(
 _DECIMAL_IDS = (
     "project_id", "namespace_id", "job_project_id", "job_namespace_id", "user_id", "pipeline_id", "job_id",
 )  # fmt: skip
+_ALL_DECIMAL = re.compile(r"[1-9][0-9]{0,19}(?:,[1-9][0-9]{0,19})*")  # as `is_decimal_id` has it, for all of them at once
+_read_ids = itemgetter(*_DECIMAL_IDS)
 _MERGE_SOURCES = ("merge_request_event", "external_pull_request_event")
-_MAX_DIGITS = 20  # of a 64-bit number
 _REF_PREFIX = {"branch": "refs/heads/", "tag": "refs/tags/"}
 
 _OTHER_CLASS = (
@@ -81,23 +88,17 @@ _OTHER_CLASS = (
 def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
     """The job that GitLab signed this token for.
 
-    Refuses with token_class what GitLab signs with the same keys for other purposes, and with token_claims a claim that is
-    missing, of another JSON type than GitLab's, or at odds with another one. `sub` is not read: a project's maintainer shapes
-    it (gitlab-tokens.md 1.3). Says nothing about what the job may do.
+    Refuses with token_claims a claim that is missing, of another JSON type than GitLab's, or at odds with another one. `sub` is
+    not read: a project's maintainer shapes it (gitlab-tokens.md 1.3). Says nothing about what the job may do.
     """
-    _refuse_other_classes(verified)
-    if not verified.token_id:
-        raise Refused(Code.TOKEN_CLAIMS, "jti is missing; GitLab gives every job token one, and without it no replay can be seen")
+    token_id = required_id(verified, "GitLab")
     if type(verified.members.get("sub")) is not str:
         raise Refused(Code.TOKEN_CLAIMS, "sub is missing, or is not a text")
-    claims = typed_claims(_CLAIMS, _REQUIRED, verified)
-    for name in _DECIMAL_IDS:
-        value = claims.get(name)
-        if value is not None and not _is_id(value) and not (name == "user_id" and value == ""):
-            raise Refused(Code.TOKEN_CLAIMS, f"{name} is {value!r}, which is not an id that GitLab writes (decimal digits)")
-    ref_path = _text(claims, "ref_path")
+    claims: dict[str, Any] = _READER.read(verified)
+    _check_ids(claims)
+    ref_path: str = claims["ref_path"]
     # A branch may be called `refs/tags/v1`, a tag `main`: the three have to tell one story before any of them is compared.
-    if ref_path != _REF_PREFIX.get(_text(claims, "ref_type"), "?") + _text(claims, "ref"):
+    if ref_path != _REF_PREFIX.get(claims["ref_type"], "?") + claims["ref"]:
         raise Refused(
             Code.TOKEN_CLAIMS,
             f"ref_path is {ref_path!r}, which is not the branch or tag that ref and ref_type name; "
@@ -107,20 +108,33 @@ def identify(verified: VerifiedClaims, issuer_name: str) -> JobIdentity:
         issuer_name=issuer_name,
         profile="gitlab",
         issuer=verified.issuer,
-        stable_id=_text(claims, "project_id"),
-        jti=verified.token_id,
+        stable_id=claims["project_id"],
+        jti=token_id,
         kid=verified.kid,
         issued_at=verified.issued_at,
         expires_at=verified.expires_at,
-        project_id=_text(claims, "project_id"),
-        project_path=_text(claims, "project_path"),
-        job_id=_text(claims, "job_id"),
-        pipeline_id=_text(claims, "pipeline_id"),
+        project_id=claims["project_id"],
+        project_path=claims["project_path"],
+        job_id=claims["job_id"],
+        pipeline_id=claims["pipeline_id"],
         ref_path=ref_path,
         ref_protected=claims["ref_protected"] is True,
-        user_id=_text(claims, "user_id") if "user_id" in claims else "",
+        user_id=claims.get("user_id", ""),
         claims=ClaimSet(claims),
     )
+
+
+def _check_ids(claims: Mapping[str, Any]) -> None:
+    """Each id is decimal digits in one spelling; `user_id` may be empty."""
+    try:
+        if _ALL_DECIMAL.fullmatch(",".join(_read_ids(claims))):
+            return
+    except KeyError:  # an older GitLab, which does not send all of them
+        pass
+    for name in _DECIMAL_IDS:
+        value = claims.get(name)
+        if value is not None and not is_decimal_id(value) and not (name == "user_id" and value == ""):
+            raise Refused(Code.TOKEN_CLAIMS, f"{name} is {value!r}, which is not an id that GitLab writes (decimal digits)")
 
 
 def is_fork(claims: ClaimSet) -> bool:
@@ -134,23 +148,13 @@ def is_fork(claims: ClaimSet) -> bool:
     return claims.get("pipeline_source") in _MERGE_SOURCES
 
 
-def _refuse_other_classes(verified: VerifiedClaims) -> None:
-    members = verified.members
+def other_class(members: Mapping[str, Any]) -> str:
+    """What GitLab signs with the same keys: logins with OpenID, tokens for Google (gitlab-tokens.md 1.4)."""
     if "target_audience" in members:
-        raise Refused(Code.TOKEN_CLASS, f"{_OTHER_CLASS} (it has target_audience: it was made for another service)")
+        return f"{_OTHER_CLASS} (it has target_audience: it was made for another service)"
     if "auth_time" in members or not ("project_id" in members or "job_id" in members):
-        raise Refused(Code.TOKEN_CLASS, f"{_OTHER_CLASS} (it has no project_id and job_id, or has auth_time, as login tokens do)")
-
-
-def _is_id(value: ClaimValue) -> bool:
-    """One spelling only: `020`, ` 20` and digits of other scripts are not another way to write 20."""
-    return type(value) is str and value.isascii() and value.isdecimal() and value[0] != "0" and len(value) <= _MAX_DIGITS
-
-
-def _text(claims: Mapping[str, ClaimValue], name: str) -> str:
-    value = claims[name]
-    assert isinstance(value, str)
-    return value
+        return f"{_OTHER_CLASS} (it has no project_id and job_id, or has auth_time, as login tokens do)"
+    return ""
 
 
 GITLAB = Profile(
@@ -161,6 +165,7 @@ GITLAB = Profile(
     untyped=_UNTYPED,
     stable_id="project_id",
     pins=("project_id", "namespace_id"),
+    refs=frozenset({"ref_path", "ref", "ref_protected"}),
     source="pipeline_source",
     # A source that GitLab adds later is not in this list, and has to be listed by the environment that wants it.
     open_sources=frozenset({"push", "web", "trigger", "schedule", "api", "pipeline", "chat", "webide"}),
@@ -171,5 +176,12 @@ GITLAB = Profile(
             "glpat-": "this is a personal access token; send the job's ID token instead, and revoke this one",
         }
     ),
+    other_class=other_class,
+    advice=Advice(
+        audience="change `aud:` under `id_tokens:`",
+        lifetime="lower the job's `timeout:`",
+        expired="GitLab makes one token per job, valid as long as the job's timeout: start the job again, or raise its timeout",
+    ),
     identify=identify,
+    label=lambda job: f"gl-{job.stable_id}-{job.job_id}",
 )

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.audit.checkpoint import LogSigner
@@ -39,7 +40,7 @@ class Step:
 
 def an_identity(**changes: Any) -> JobIdentity:
     own = identity(project_path="group/etl", job_id="900", pipeline_id="800", user_id="42", jti="jti-1")
-    return replace(own, **({"claims": ClaimSet(CLAIMS)} | changes))
+    return msgspec.structs.replace(own, **({"claims": ClaimSet(CLAIMS)} | changes))
 
 
 def an_about(**changes: Any) -> About:

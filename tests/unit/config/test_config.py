@@ -9,6 +9,7 @@ import pytest
 
 from broker.config import Address, AwsConfig, ConfigInvalid, VaultConfig, load
 from broker.errors import Code
+from broker.identity.profiles import PROFILES
 from broker.policy.model import Rate
 
 WHOLE = """\
@@ -247,7 +248,7 @@ BAD = [
     ('log = "keys/log.pem"', 'log = "keys"', "is a folder, not a file"),
     ("broker.example.com/log", "broker example", "cannot name a log"),
     ('name = "gitlab"', 'name = "Git Lab"', "'Git Lab' is not a name"),
-    ('profile = "gitlab"', 'profile = "github"', "profile is 'github'"),
+    ('profile = "gitlab"', 'profile = "gitlob"', "profile is 'gitlob'"),
     ('profile = "gitlab"', 'profile = "gitlab"\naudience = ["a", "a"]', "audience names something twice"),
     ('profile = "gitlab"', 'profile = "gitlab"\naudience = []', "audience is not a list of one or more texts"),
     ('profile = "gitlab"', 'profile = "gitlab"\nleeway = "1h"', "it must be between 1s and 2m"),
@@ -309,6 +310,25 @@ def test_two_issuers_of_one_name_or_one_iss_are_refused(write: Write) -> None:
     assert any("issuer 'https://gitlab.example.com' is used twice" in line for line in found)
     other = '[[issuer]]\nname = "other"\nprofile = "gitlab"\nissuer = "https://other.example.com"\n'
     assert len(load(write(LEAST + other)).issuers) == 2
+
+
+@pytest.mark.parametrize("kind", PROFILES)
+def test_every_kind_of_issuer_can_be_configured(write: Write, kind: str) -> None:
+    """How long its tokens may be valid is the kind's, unless it is said."""
+    url = "https://acme.okta.com/oauth2/default" if kind == "okta" else "https://issuer.example"
+    more = f'[[issuer]]\nname = "more"\nprofile = "{kind}"\nissuer = "{url}"\n'
+    found = load(write(LEAST + more)).issuers[-1]
+    assert (found.profile, found.issuer) == (kind, url)
+    assert found.max_lifetime == PROFILES[kind].longest
+    assert load(write(LEAST + more + 'max_lifetime = "10m"\n')).issuers[-1].max_lifetime == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("url", ["https://acme.okta.com", "https://acme.okta.com/oauth2/v1"])
+def test_okta_s_own_authorization_server_is_refused(write: Write, url: str) -> None:
+    """Its tokens are for Okta alone."""
+    more = f'[[issuer]]\nname = "okta"\nprofile = "okta"\nissuer = "{url}"\n'
+    found = problems(write(LEAST + more))
+    assert any("makes tokens for Okta alone" in line and "name a custom one" in line for line in found), found
 
 
 def test_two_upstreams_of_one_name_are_refused(write: Write) -> None:

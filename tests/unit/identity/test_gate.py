@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import Code, Refused
-from broker.identity.gate import MAX_CHARS, VerifiedClaims, parse, verify
+from broker.identity.gate import MAX_CHARS, SignedClaims, VerifiedClaims, check_signature, parse, verify
 from broker.identity.keyset import VerificationKey, parse_jwks
+from broker.identity.rules import Names
 from tests.fakes.forge import AUDIENCE, ISSUER, b64, base_claims, compact, forge, gitlab_key, job_token, jwks, rules, stranger_key
 from tests.strategies import NOON
 
@@ -53,7 +54,13 @@ def test_nobody_else_makes_verified_claims() -> None:
     """Not the constructor, not a copy, not a pickle."""
     token = parse(job_token())
     with pytest.raises(TypeError, match="come from the gate"):
-        VerifiedClaims(object(), token, rules(), "j", EPOCH, EPOCH + 60)
+        SignedClaims(object(), token)
+    signed = check_signature(token, our_key(), rules())
+    with pytest.raises(TypeError, match="come from the gate"):
+        VerifiedClaims(object(), signed, Names((), ()), "j", EPOCH, EPOCH + 60)
+    for unmade in (pickle.dumps, copy.copy):
+        with pytest.raises(TypeError, match="not pickled"):
+            unmade(signed)
     verified = through(job_token())
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(verified)

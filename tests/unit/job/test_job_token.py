@@ -76,7 +76,7 @@ def test_a_ci_job_token_is_told_apart() -> None:
         jwt(aud=[1]),
         jwt(exp="soon"),
         jwt(exp=True),
-        jwt(jti=None),
+        jwt(jti=5),
     ],
 )
 def test_what_is_no_id_token_is_malformed_and_not_quoted(text: str) -> None:
@@ -84,6 +84,19 @@ def test_what_is_no_id_token_is_malformed_and_not_quoted(text: str) -> None:
         found(text)
     assert caught.value.code is Code.TOKEN_MALFORMED
     assert text[:40] not in caught.value.public
+
+
+def test_a_token_that_names_no_job_or_has_no_id_is_known_by_what_it_says() -> None:
+    """Only GitLab's name a job, and Kubernetes gave no `jti` before 1.30. Another token is another."""
+    one, again, other = (
+        found(jwt(jti=None, job_id=None)),
+        found(jwt(jti=None, job_id=None)),
+        found(jwt(job_id=None, jti=None, exp=9)),
+    )
+    assert (one.jti, one.job_id) == (again.jti, again.job_id)
+    assert one.jti not in (other.jti, "")
+    assert one.job_id == one.jti
+    assert found(jwt(job_id=None)).jti == "j"
 
 
 @pytest.mark.parametrize("aud", ["https://broker.example.com", ["x", "https://broker.example.com:443/"]])

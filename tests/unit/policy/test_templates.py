@@ -63,10 +63,19 @@ def test_a_vault_grant_is_filled_with_the_jobs_own_values() -> None:
 )
 @pytest.mark.parametrize("claim", ["project_id", "job_id"])
 def test_a_value_that_could_mean_more_than_itself_is_refused_in_every_target(claim: str, value: str) -> None:
-    """Refused whether the template uses it or not, so that a policy's edit does not change what a job may be called."""
-    for grant in (_aws(), _vault("secret/x"), _aws('session_policy = "p.json"', '{"Statement": ["{project_id}{job_id}"]}')):
+    """Refused where the template uses it. Where it does not, the job's id is no part of anything: other kinds of issuer have ids
+    with slashes in them.
+    """
+    for grant in (
+        _aws(f'external_id = "x-{{{claim}}}"'),
+        _vault(f"secret/{{{claim}}}"),
+        _vault("secret/x", role=f"etl-{{{claim}}}"),
+        _aws('session_policy = "p.json"', f'{{"Statement": ["{{{claim}}}"]}}'),
+    ):
         fill(grant, "production", job(**{claim: "a-1_b.c"}), "")
         _refused(Code.TEMPLATE_VALUE, f"^{claim} is ", grant, **{claim: value})
+    for grant in (_aws(), _vault("secret/x")):
+        assert fill(grant, "production", job(**{claim: value}), "") == fill(grant, "production", job(), "")
 
 
 def test_a_value_that_makes_a_target_too_long_is_refused() -> None:
