@@ -7,10 +7,14 @@ What can go wrong, drawn once.
     ├── Misconfigured      an operator has to change something first
     └── Broken             a bug of ours
 
+`Gathering` finds several of them in one go.
+
 `Code` is the whole table of DESIGN section 5: our word, OAuth's word, the HTTP status and the exit code (sysexits.h).
 """
 
+from collections.abc import Iterable
 from enum import Enum
+from types import TracebackType
 
 
 class Code(Enum):
@@ -101,6 +105,42 @@ class Unavailable(BrokerError):
 
 class Misconfigured(BrokerError):
     """An operator has to change something (our configuration, an upstream role) before this can work."""
+
+
+class ManyFaults(Misconfigured):
+    """Several errors that an operator can mend, found in one go (`faults`, two or more)."""
+
+    def __init__(self, faults: Iterable[BrokerError]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(Code.CONFIG_INVALID, "\n".join(fault.public for fault in self.faults))
+
+
+class Gathering:
+    """Goes on after a fault, to find the others: `with gathering:` around each thing that can fail, and `raise_any` at the end.
+
+    Takes Misconfigured and Unavailable; anything else passes through.
+    """
+
+    def __init__(self) -> None:
+        self._faults: list[BrokerError] = []
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if isinstance(error, ManyFaults):
+            self._faults += error.faults
+        elif isinstance(error, Misconfigured | Unavailable):
+            self._faults.append(error)
+        else:
+            return False
+        return True
+
+    def raise_any(self) -> None:
+        """Nothing when there was no fault; raises a lone one itself, and several as ManyFaults."""
+        if len(self._faults) == 1:
+            raise self._faults[0]
+        if self._faults:
+            raise ManyFaults(self._faults)
 
 
 class Broken(BrokerError):

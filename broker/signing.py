@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from broker.errors import Code, Misconfigured
+from broker.errors import Code, Gathering, Misconfigured
 from broker.keyfiles import read_private
 from broker.moment import rfc3339
 
@@ -101,7 +101,10 @@ class Keyring:
 
     @classmethod
     def load(cls, folder: Path, now: datetime) -> "Keyring":
-        """The keys in a folder's `*.pem` files. Raises Misconfigured(config_invalid), also when none of them is active yet."""
+        """The keys in a folder's `*.pem` files.
+
+        Raises Misconfigured(config_invalid), ManyFaults for several files that are none; also when none of them is active yet.
+        """
         try:
             mode = folder.stat().st_mode
             paths = sorted(folder.glob("*.pem"))
@@ -110,8 +113,16 @@ class Keyring:
         if not stat.S_ISDIR(mode) or mode & (stat.S_IWGRP | stat.S_IWOTH):
             # Whoever can put a key into it can sign as the broker after the next start.
             raise _refused(f"{folder} is not a folder, or others may write to it; `chmod go-w` it")
-        ring = cls([parse_key_file(read_private(path), str(path)) for path in paths])
-        ring.signer(now)
+        keys, gathering = [], Gathering()
+        for path in paths:
+            with gathering:
+                keys.append(parse_key_file(read_private(path), f"key file {path}"))
+        gathering.raise_any()
+        try:
+            ring = cls(keys)
+            ring.signer(now)
+        except Misconfigured as fault:
+            raise _refused(f"{folder}: {fault.public}") from None
         return ring
 
     def signer(self, now: datetime) -> Signer:

@@ -18,6 +18,7 @@ from broker.audit.checkpoint import LogSigner
 from broker.audit.entry import Journal
 from broker.audit.rollup import BoundedDenials
 from broker.config import AwsConfig, Config, VaultConfig
+from broker.errors import Gathering, Misconfigured
 from broker.exchanging import Exchanging
 from broker.fitting import region_of, require_upstreams, upstream_name
 from broker.identity.jwks import Keys
@@ -32,7 +33,6 @@ from broker.leases.table import LiveSession, Table
 from broker.leases.upkeep import Upkeep
 from broker.leasing import Pace
 from broker.moment import Moment
-from broker.policy.check import warnings as policy_warnings
 from broker.policy.language import load as load_policy
 from broker.policy.model import Policy
 from broker.refusing import Refusing
@@ -51,7 +51,7 @@ from broker.web.limits import DoorLimits, GatedVerifier, ProjectGate
 from broker.web.metrics import Metrics
 from broker.web.routes import Routes
 from broker.web.server import serve, stopped_by_signals
-from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt, tls_context
+from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt
 
 log = logging.getLogger("credbroker")
 
@@ -77,28 +77,34 @@ class Read:
     row_key: bytes
 
 
+def read_policy(config: Config) -> Policy:
+    """Raises PolicyInvalid with every problem. Issuers that have problems themselves are not held against it."""
+    issuers = {issuer.name: issuer.profile for issuer in config.issuers if issuer.name and issuer.profile}
+    return load_policy(config.policy, issuers=issuers if len(issuers) == len(config.issuers) and issuers else None)
+
+
+def read_log_key(config: Config) -> LogSigner:
+    """Raises Misconfigured, naming the file."""
+    pem = read_private(config.keys.log)
+    try:
+        return LogSigner.load(pem, config.log_origin or "unknown")
+    except Misconfigured as fault:
+        raise Misconfigured(fault.code, f"key file {config.keys.log}: {fault.public}") from None
+
+
 def read_files(config: Config) -> Read:
-    """Policy and keys. Raises Misconfigured (PolicyInvalid with every problem)."""
-    now = system_clock()
-    return Read(
-        policy=load_policy(config.policy, issuers={issuer.name: issuer.profile for issuer in config.issuers}),
-        keyring=Keyring.load(config.keys.issuer, now.wall),
-        signer=LogSigner.load(read_private(config.keys.log), config.log_origin),
-        row_key=read_symmetric(config.keys.store),
-    )
-
-
-def check(config: Config) -> list[str]:
-    """Everything that `serve` would read, and whether policy and upstreams fit together. Starts and writes nothing.
-
-    Returns warnings. Raises Misconfigured.
-    """
-    files = read_files(config)
-    require_upstreams(config, files.policy)
-    for listener in _listeners(config):
-        if isinstance(listener, HttpsAt):
-            tls_context(listener)
-    return [str(warning) for warning in policy_warnings(files.policy, config.policy.name)]
+    """Policy and keys. Raises Misconfigured, ManyFaults when several of these files cannot be used."""
+    gathering = Gathering()
+    with gathering:
+        policy = read_policy(config)
+    with gathering:
+        keyring = Keyring.load(config.keys.issuer, system_clock().wall)
+    with gathering:
+        signer = read_log_key(config)
+    with gathering:
+        row_key = read_symmetric(config.keys.store)
+    gathering.raise_any()
+    return Read(policy=policy, keyring=keyring, signer=signer, row_key=row_key)
 
 
 def run(config: Config) -> None:

@@ -1,9 +1,11 @@
 """`credbroker serve`: the broker itself, or with `--check` only the word on whether it would start."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
+
+from broker.errors import BrokerError, ManyFaults
 
 _EXAMPLE = """\b
 Examples:
@@ -31,20 +33,34 @@ def serve(path: Path, *, check: bool) -> None:
     from broker.toml_source import SourceInvalid
 
     try:
+        if check:
+            from broker import checking
+
+            _report(dict.fromkeys(checking.check(path)))
+            return
         config = load(path)
         from broker import wiring
-
-        if check:
-            _report(dict.fromkeys((*config.warnings, *wiring.check(config))))
-            return
         from broker.web.logs import to_stderr
 
         to_stderr()
         wiring.run(config)
-    except SourceInvalid as invalid:
-        for problem in invalid.problems:
-            click.echo(str(problem), err=True)
+    except (SourceInvalid, ManyFaults) as invalid:
+        for line in _told(invalid):
+            click.echo(line, err=True)
         click.get_current_context().exit(invalid.code.exit_code)
+
+
+def _told(invalid: BrokerError) -> Iterator[str]:
+    """One line for each problem: with its file and line, or as the command tells a lone error."""
+    from broker.toml_source import SourceInvalid
+
+    if isinstance(invalid, ManyFaults):
+        for fault in invalid.faults:
+            yield from _told(fault)
+    elif isinstance(invalid, SourceInvalid):
+        yield from map(str, invalid.problems)
+    else:
+        yield f"credbroker: {invalid.public} [{invalid.code.word}]"
 
 
 def _report(warnings: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,7 +28,14 @@ _ORIGIN = re.compile(r"[A-Za-z0-9._~/-]{1,255}")  # goes into signed notes: no s
 
 
 class ConfigInvalid(SourceInvalid):
-    """A configuration that cannot be used, with every problem in it and its line (`problems`)."""
+    """A configuration that cannot be used, with every problem in it and its line (`problems`).
+
+    `so_far` is what could be read of it: for looking for more problems, and for nothing else. None when it is not even TOML.
+    """
+
+    def __init__(self, problems: Iterable[Problem], so_far: Config | None = None) -> None:
+        super().__init__(problems)
+        self.so_far = so_far
 
 
 def load(path: Path) -> Config:
@@ -45,7 +53,7 @@ def load(path: Path) -> Config:
     root = Table(source, path.parent, problems)
     config = _config(root)
     if problems:
-        raise ConfigInvalid(problems)
+        raise ConfigInvalid(problems, config)
     return config
 
 
@@ -113,6 +121,7 @@ def _origin(root: Table) -> str:
         table.problem(
             "origin", f"origin: {origin!r} cannot name a log", 'write a URL without its scheme, such as "broker.example.com/log"'
         )
+        origin = ""
     table.refuse_others()
     return origin
 

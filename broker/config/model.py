@@ -77,7 +77,7 @@ class Limits:
     body_bytes: int
     token_chars: int
     request_seconds: float  # to send the headers, and again to send the body
-    concurrency: int  # requests in flight over all listeners
+    concurrency: int  # requests in flight, on each listener
     project_rate: Rate  # exchanges of one project; more wait their turn
     rotate_every: timedelta | None  # upper bound on a lease's age, for demos and drills
 

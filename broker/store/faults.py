@@ -1,8 +1,9 @@
 """SQLite's errors as ours. The chain is cut: a library's message never reaches a caller."""
 
 import sqlite3
+from pathlib import Path
 
-from broker.errors import BrokerError, Code, Unavailable
+from broker.errors import Broken, BrokerError, Code, Misconfigured, Unavailable
 
 RETRY_SECONDS = 5.0
 
@@ -30,6 +31,12 @@ def not_reached(error: sqlite3.Error) -> BrokerError:
         "the broker's store cannot be reached; ask again later",
         detail=f"{sqlite_name(error)}: {error}",
         retry_after=RETRY_SECONDS,
+    )
+
+
+def another_log(path: Path, broken: Broken) -> BrokerError:
+    return Misconfigured(
+        Code.CONFIG_INVALID, f"the log in {path} does not go with this [keys] log and [log] origin: {broken.detail}"
     )
 
 

@@ -29,8 +29,8 @@ def require_key(db: sqlite3.Connection, seal: RowSeal, path: Path, key_name: str
         raise Misconfigured(
             Code.CONFIG_INVALID,
             f"the sessions and leases in the store {path} were written with another key than {key_name}; put that key back, "
-            f"because with this one none of them can be served or taken back (if it is lost, move {path.name} and the files beside "
-            "it away: a new store is made, the old leases end when they expire, and the old log can still be verified)",
+            f"because with this one none of them can be served or taken back (if it is lost, move {path.name} and the files "
+            "beside it away: a new store is made, the old leases end when they expire, and the old log can still be verified)",
         )
 
 

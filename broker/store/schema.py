@@ -114,6 +114,11 @@ def create_private(path: Path) -> None:
         raise Misconfigured(
             Code.CONFIG_INVALID, f"the store {path} cannot be opened for writing: {error.strerror}; see [store] url"
         ) from None
+    refuse_open_to_all(path, mode)
+
+
+def refuse_open_to_all(path: Path, mode: int) -> None:
+    """Raises Misconfigured(config_invalid) when everybody may read or write the store."""
     if mode & stat.S_IRWXO:
         raise Misconfigured(
             Code.CONFIG_INVALID, f"the store {path} is open to every user (mode {mode:04o}); run `chmod o-rwx` on it"

@@ -64,8 +64,9 @@ class SqliteLedger:
         """The ledger in this file, made (mode 0600) when it is not there; migrated, its signed head and every row checked.
         `key_name` is what messages call the row key.
 
-        Raises Misconfigured(config_invalid) for a file that cannot be used or whose rows are under another key, and Unavailable(store_unavailable) while another
-        process holds it. Changed rows do not keep the ledger from opening: see `healthy()`.
+        Raises Misconfigured(config_invalid) for a file that cannot be used or whose rows are under another key, and
+        Unavailable(store_unavailable) while another process holds it.
+        Changed rows do not keep the ledger from opening: see `healthy()`.
         """
         if len(row_key) != ROW_KEY_BYTES:
             raise Misconfigured(Code.CONFIG_INVALID, f"[keys] store must be {ROW_KEY_BYTES} bytes; `credbroker keygen` makes it")
@@ -85,9 +86,7 @@ class SqliteLedger:
             db.execute("COMMIT")
             _check_rows(db, seal, noted)
         except Broken as broken:
-            raise Misconfigured(
-                Code.CONFIG_INVALID, f"the log in {path} does not go with this [keys] log and [log] origin: {broken.detail}"
-            ) from None
+            raise faults.another_log(path, broken) from None
         except sqlite3.Error as error:
             raise Misconfigured(Code.CONFIG_INVALID, f"the store {path} cannot be written: {error}; see [store] url") from None
         finally:

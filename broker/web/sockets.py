@@ -94,8 +94,9 @@ def tls_context(listener: HttpsAt) -> ssl.SSLContext:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise Misconfigured(
             Code.CONFIG_INVALID,
-            f"the TLS files of https do not work ({getattr(error, 'reason', None) or type(error).__name__}); cert holds the "
-            "certificate with its chain, key its private key, client_ca certificates, all in PEM",
+            f"the TLS files of https do not work ({getattr(error, 'reason', None) or type(error).__name__}); "
+            f"cert ({listener.cert}) holds the certificate with its chain, key ({listener.key}) its private key, client_ca "
+            "certificates, all in PEM",
             detail=str(error),
         ) from None
     return context

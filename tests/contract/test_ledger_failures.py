@@ -254,7 +254,9 @@ async def test_another_row_key_does_not_serve_what_is_stored(store: SqliteStore,
     if before.startswith("DROP"):
         store.tamper("PRAGMA user_version = 1")
     for _ in range(2):  # a refused start changes nothing
-        with pytest.raises(Misconfigured, match="were written with another key than keys/store.key; put that key back") as caught:
+        with pytest.raises(
+            Misconfigured, match=r"were written with another key than keys/store\.key; put that key back"
+        ) as caught:
             store.open(row_key=OTHER_KEY)
         assert caught.value.code is Code.CONFIG_INVALID
         assert str(store.path) in caught.value.public
