@@ -66,10 +66,10 @@ class Issuing:
         # 1. Decide again, from the stored identity: the policy may have changed since the exchange.
         policy = self.policy()
         about = about_session(session, correlation_id, grant=grant, subpath=subpath, policy_hash=policy.hash)
-        trail = (await self._decided_again(session, grant, about, now)).trail
+        decision = await self._decided_again(session, grant, about, now)
 
         # 2. What exactly will be asked for. Nothing that does not fit the target's character set gets further.
-        definition = policy.grant(grant)
+        definition = decision.definitions[0]
         rest = session.expires_at - now.wall
         ttl = rest if definition.max_ttl is None else min(rest, definition.max_ttl)
         try:
@@ -77,7 +77,7 @@ class Issuing:
             upstream = self.upstream_for(order.target)
             planned = upstream.plan(order)
         except Refused as refusal:
-            denial = Deny(refusal.code, refusal.public, trail)
+            denial = Deny(refusal.code, refusal.public, decision.trail)
             raise await self.refusing.denied(denial, about, "session", now) from None
 
         # 3. The promise, durable before the upstream hears of it.
@@ -141,12 +141,12 @@ class Issuing:
         # 1. A rotation decides again, too.
         policy = self.policy()
         about = about_session(session, correlation_id, grant=lease.grant, subpath=lease.subpath, policy_hash=policy.hash)
-        await self._decided_again(session, lease.grant, about, now)
+        decision = await self._decided_again(session, lease.grant, about, now)
 
         # 2. Ask for more time. There is no new secret, so there is no intent: a renewal that is not logged gave nobody
         #    anything they did not have, and ends with the upstream token's own maximum.
         rest = session.expires_at - now.wall
-        order = self._order(session, policy.grant(lease.grant), lease.subpath, rest, held, correlation_id)
+        order = self._order(session, decision.definitions[0], lease.subpath, rest, held, correlation_id)
         upstream = self.upstream_for(order.target)
         renewed = await upstream.renew(order, held)
 

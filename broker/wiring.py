@@ -92,7 +92,7 @@ def check(config: Config) -> list[str]:
     for listener in _listeners(config):
         if isinstance(listener, HttpsAt):
             tls_context(listener)
-    return [str(warning) for warning in policy_warnings(files.policy, config.policy.name)]
+    return [str(warning) for warning in policy_warnings(files.policy)]
 
 
 def run(config: Config) -> None:

@@ -49,7 +49,7 @@ def check(file: str, as_json: bool) -> None:
             count = len(invalid.problems)
             click.echo(f"{name}: {count} problem{'s' if count > 1 else ''} [{invalid.code.word}]", err=True)
         sys.exit(invalid.code.exit_code)
-    found = warnings(loaded, name)
+    found = warnings(loaded)
     if as_json:
         record = {"ok": True, "hash": loaded.hash, "problems": [], "warnings": [_record(w) for w in found]}
         click.echo(json.dumps(record, indent=2))

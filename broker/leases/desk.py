@@ -14,7 +14,8 @@ from broker.leases.table import LiveSession, Table, refusal_of
 from broker.leasing import open_lease
 from broker.ledger import Ledger
 from broker.moment import Moment
-from broker.policy.model import AwsGrant, Policy
+from broker.policy.decide import decide
+from broker.policy.model import Allow, AwsGrant, Deny, Policy
 from broker.refusing import Refusing
 from broker.sealing import SealKey
 from broker.secret import Secret
@@ -62,9 +63,9 @@ class SessionDesk:
         """The grant's current credential. Raises Refused, Unavailable or Misconfigured."""
         live = await self._enter(request.unverified_handle, request.peer)
         if request.grant not in live.session.grants:
-            known = self._policy().has_grant(request.grant)
+            known = self._is_known(live, request.grant)
             raise await self._refusing.grant(live.session, request.grant, known, request.correlation_id)
-        if request.kind == "aws" and not isinstance(self._policy().grant(request.grant).target, AwsGrant):
+        if request.kind == "aws" and not self._is_aws(live, request.grant):
             raise Refused(
                 Code.GRANT_UNKNOWN, f"grant {request.grant!r} is not an AWS grant; read it at /v1/credentials/{request.grant}"
             )
@@ -105,6 +106,16 @@ class SessionDesk:
         await self._ending.end(live, SessionState.CLOSED, "closed by its holder", correlation_id)
 
     # --- how ---------------------------------------------------------------------------------------------------------
+
+    def _is_known(self, live: LiveSession, grant: str) -> bool:
+        """Whether the policy has a grant of that name where this job is; an invented name is not put into the log."""
+        decision = decide(self._policy(), live.session.identity, (grant,))
+        return isinstance(decision, Allow) or decision.code is Code.GRANT_DENIED
+
+    def _is_aws(self, live: LiveSession, grant: str) -> bool:
+        """False for a grant of Vault alone: one that is denied by now is refused when it is issued, and logged there."""
+        decision = decide(self._policy(), live.session.identity, (grant,))
+        return isinstance(decision, Deny) or isinstance(decision.definitions[0].target, AwsGrant)
 
     async def _enter(self, unverified_handle: str, peer: Peer) -> LiveSession:
         """The live session of a handle that may be used from here. A cold one is warm afterwards."""

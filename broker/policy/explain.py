@@ -10,8 +10,9 @@ from typing import Any
 from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.profile import ClaimKind, Profile
 from broker.identity.profiles import PROFILES
-from broker.policy.decide import candidates, decide_claims, examine, shown
+from broker.policy.decide import candidates, decide_claims
 from broker.policy.model import Decision, Environment, Policy, Step
+from broker.policy.trail import examine, shown
 
 _NEAR = 3  # environments of other projects that are shown when none is pinned to the job's own
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from broker.policy.model import Rate
+from broker.policy.model import Place, Rate
 from broker.toml_source import KeyPath, Problem, Source, did_you_mean, duration
 
 T = TypeVar("T")
@@ -38,10 +38,13 @@ class Table:
         return len(self._problems)
 
     @property
-    def position(self) -> int:
-        """Of an element of an array of tables: how many stand before it."""
-        last = self._path[-1]
-        return last if isinstance(last, int) else 0
+    def place(self) -> Place:
+        """Where this table stands."""
+        return Place(self._source.name, self._path)
+
+    def at(self, key: str) -> Place:
+        """Where that key of it stands."""
+        return Place(self._source.name, (*self._path, key))
 
     def __contains__(self, key: str) -> bool:
         self._asked.add(key)
@@ -75,11 +78,16 @@ class Table:
     def name(self, key: str, *, required: bool = False) -> str | None:
         """A name as DESIGN section 2 has them."""
         value = self.text(key, required=required)
-        if value is not None and not _NAME.fullmatch(value):
+        return value if value is not None and self.named(key, value) else None
+
+    def named(self, key: str, value: str | None = None) -> bool:
+        """Whether the value, or the key itself, is a name as DESIGN section 2 has them; a problem when it is not."""
+        name = key if value is None else value
+        if not _NAME.fullmatch(name):
             instead = "use at most 32 lower-case letters, digits and '-', and do not start with '-'"
-            self.problem(key, f"{value!r} is not a name", instead)
-            return None
-        return value
+            self.problem(key, f"{name!r} is not a name", instead)
+            return False
+        return True
 
     def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
         """A list of one or more different texts; `()` when it is absent or wrong."""
@@ -92,6 +100,13 @@ class Table:
         if len(set(values)) != len(values):
             self.problem(key, f"{key} names something twice", "name each once")
         return tuple(values)
+
+    def one_or_more(self, key: str) -> tuple[str, ...]:
+        """A text, or a list of one or more different texts; `()` when it is absent or wrong."""
+        if type(self.raw(key)) is not str:
+            return self.texts(key)
+        value = self.text(key)
+        return () if value is None else (value,)
 
     def flag(self, key: str) -> bool:
         """False when absent: every flag of the language widens nothing until it is set."""

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from broker.errors import Code
 from broker.identity.claims import ClaimSet
-from broker.policy.decide import decide, decide_claims, examine, matches, shown
+from broker.policy.decide import decide, decide_claims, matches
 from broker.policy.model import Allow, Deny, Policy
+from broker.policy.trail import examine, shown
 from tests.unit.policy.build import HEAD, LAKE, PRODUCTION, WHOLE, job, policy
 
 

@@ -88,10 +88,10 @@ def test_check_speaks_json(folder: Path) -> None:
 
 
 def test_a_policy_that_is_not_there_exits_with_78(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.toml", tmp_path):
+    for path, said in ((tmp_path / "none.toml", "the file cannot be read"), (tmp_path, "the folder has no *.toml file")):
         result = _run("check", path)
         assert result.exit_code == 78
-        assert "the file cannot be read" in result.stderr
+        assert said in result.stderr
 
 
 # --- explain --------------------------------------------------------------------------------------------------------------
