@@ -26,6 +26,14 @@ class ClaimSet(Mapping[str, ClaimValue]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __contains__(self, name: object) -> bool:  # as Mapping has it, without raising and catching a KeyError
+        return name in self._values
+
+    @property
+    def by_name(self) -> Mapping[str, ClaimValue]:
+        """The claims as the quickest mapping there is, for what looks at many of them. Not for writing to."""
+        return self._values
+
     def __repr__(self) -> str:
         return f"ClaimSet({', '.join(self._values)})"
 

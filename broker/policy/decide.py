@@ -40,15 +40,13 @@ def decide_claims(policy: Policy, issuer: str, profile: str, claims: ClaimSet, w
 
 def candidates(policy: Policy, issuer: str, profile: str, claims: ClaimSet) -> list[Environment]:
     """The environments that are pinned to this job's own stable ids, in the policy's order."""
-    kind = PROFILES.get(profile)
-    if kind is None:
-        return []
-    found = []
-    for pin in kind.pins:
-        value = claims.get(pin)
-        if type(value) is str:
-            found += [e for e in policy.pinned(issuer, pin, value) if e.profile == profile]
-    return sorted(found, key=lambda environment: environment.order)
+    found: list[Environment] = []
+    get = claims.by_name.get
+    for pin, pinned in policy.pins(issuer, profile):
+        value = get(pin)
+        if type(value) is str and value in pinned:
+            found = sorted([*found, *pinned[value]], key=_order) if found else [*pinned[value]]
+    return found
 
 
 def matches(environment: Environment, claims: ClaimSet) -> bool:
@@ -56,24 +54,39 @@ def matches(environment: Environment, claims: ClaimSet) -> bool:
 
     Says nothing about the issuer: `candidates` has looked at it.
     """
-    get = claims.get
-    for condition in environment.conditions:
+    get = claims.by_name.get
+    for claim, kind, exact in environment.plain:
+        value = get(claim)
+        if value not in exact or type(value) is not kind:  # 1 is in {True}
+            return False
+    for condition in environment.other:
         if not condition.holds(get(condition.claim)):
             return False
     return environment.allow_forks or not PROFILES[environment.profile].is_fork(claims)
+
+
+def _order(environment: Environment) -> int:
+    return environment.order
 
 
 def _granted(policy: Policy, environment: Environment, trail: Trail, wants: Sequence[str] | None) -> Decision:
     there = policy.granted(environment)
     if wants is None:
         return Allow(environment, tuple(there.values()), trail)
-    for name in wants:
-        if name not in there:
-            if not policy.knows(environment, name):
-                return Deny(Code.GRANT_UNKNOWN, f"there is no grant {name[:_NAME_CHARS]!r}; check its spelling", trail)
-            hint = f"grant {name!r} is not for environment {environment.name!r}, which this job is in"
-            return Deny(Code.GRANT_DENIED, hint, trail)
-    return Allow(environment, tuple(there[name] for name in dict.fromkeys(wants)), trail)
+    found = []
+    for name in wants if len(wants) < 2 else dict.fromkeys(wants):
+        grant = there.get(name)
+        if grant is None:
+            return _withheld(policy, environment, trail, name)
+        found.append(grant)
+    return Allow(environment, tuple(found), trail)
+
+
+def _withheld(policy: Policy, environment: Environment, trail: Trail, name: str) -> Deny:
+    if not policy.knows(environment, name):
+        return Deny(Code.GRANT_UNKNOWN, f"there is no grant {name[:_NAME_CHARS]!r}; check its spelling", trail)
+    hint = f"grant {name!r} is not for environment {environment.name!r}, which this job is in"
+    return Deny(Code.GRANT_DENIED, hint, trail)
 
 
 def _hint(environments: Sequence[Environment], trails: Sequence[Sequence[Step]]) -> str:

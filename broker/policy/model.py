@@ -134,7 +134,12 @@ class Condition:
 
     def describes(self, value: str | bool | int) -> bool:
         """Whether the value, of the right type, is one of those named."""
-        return value in self.exact or (bool(self.globs) and any(glob.matches(str(value)) for glob in self.globs))
+        if value in self.exact:
+            return True
+        for glob in self.globs:  # noqa: SIM110  `any` is the cost of two of these
+            if glob.matches(str(value)):
+                return True
+        return False
 
 
 _TYPES: dict[ClaimKind, type] = {ClaimKind.TEXT: str, ClaimKind.BOOL: bool, ClaimKind.NUMBER: int, ClaimKind.TEXTS: tuple}
@@ -158,6 +163,15 @@ class Environment:
     hints: Literal["own", "full"]
     order: int  # how many stand before it in the whole policy
     place: Place = field(default=Place("", ()), compare=False)
+    plain: tuple[tuple[str, type, frozenset[str | bool | int]], ...] = field(init=False, repr=False, compare=False)
+    other: tuple[Condition, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sorts conditions into `plain` ones (claim, its type, the values that meet it) and others that ask more."""
+        is_plain = [not (c.negated or c.globs or c.kind is ClaimKind.TEXTS) for c in self.conditions]
+        plain = (c for c, simple in zip(self.conditions, is_plain, strict=True) if simple)
+        object.__setattr__(self, "plain", tuple((c.claim, _TYPES[c.kind], c.exact) for c in plain))
+        object.__setattr__(self, "other", tuple(c for c, simple in zip(self.conditions, is_plain, strict=True) if not simple))
 
     @property
     def file(self) -> str:
@@ -227,6 +241,9 @@ class Invariant:
     place: Place = field(default=Place("", ()), compare=False)
 
 
+_Pins = tuple[tuple[str, Mapping[str, tuple[Environment, ...]]], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One loaded policy, of one file or a folder of them. Only `language` makes these; what is indexed is computed from what
@@ -239,18 +256,19 @@ class Policy:
     grants: tuple[Grant, ...]
     invariants: tuple[Invariant, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False, compare=False)  # by file name
-    _by_pin: Mapping[tuple[str, str, str], tuple[Environment, ...]] = field(init=False, repr=False, compare=False)
+    _by_pin: Mapping[tuple[str, str], _Pins] = field(init=False, repr=False, compare=False)
     _granted: Mapping[int, Mapping[str, Grant]] = field(init=False, repr=False, compare=False)
     _reached: Mapping[tuple[str, Place], tuple[Environment, ...]] = field(init=False, repr=False, compare=False)
     _known: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_pin: dict[tuple[str, str, str], list[Environment]] = {}
+        by_pin: dict[tuple[str, str], dict[str, dict[str, tuple[Environment, ...]]]] = {}
         own: dict[tuple[str, str], list[Environment]] = {}
         named: dict[str, list[Environment]] = {}
         for environment in self.environments:
+            pins = by_pin.setdefault((environment.issuer, environment.profile), {}).setdefault(environment.pinned_by, {})
             for value in environment.pinned_to:
-                by_pin.setdefault((environment.issuer, environment.pinned_by, value), []).append(environment)
+                pins[value] = (*pins.get(value, ()), environment)
             own.setdefault((environment.file, environment.name), []).append(environment)
             named.setdefault(environment.name, []).append(environment)
         granted: dict[int, dict[str, Grant]] = {environment.order: {} for environment in self.environments}
@@ -260,7 +278,7 @@ class Policy:
             reached[grant.name, grant.place] = tuple(chain.from_iterable(there))
             for environment in reached[grant.name, grant.place]:
                 granted[environment.order][grant.name] = grant
-        object.__setattr__(self, "_by_pin", {key: tuple(found) for key, found in by_pin.items()})
+        object.__setattr__(self, "_by_pin", {key: tuple(pins.items()) for key, pins in by_pin.items()})
         object.__setattr__(self, "_granted", granted)
         object.__setattr__(self, "_reached", reached)
         known = frozenset(("" if grant.shared else grant.place.file, grant.name) for grant in self.grants)
@@ -278,9 +296,12 @@ class Policy:
         """The environments that have this grant, in every file."""
         return self._reached[grant.name, grant.place]
 
-    def pinned(self, issuer: str, claim: str, value: str) -> tuple[Environment, ...]:
-        """The environments that are found by this value of this claim: the same cost however many others there are."""
-        return self._by_pin.get((issuer, claim, value), ())
+    def pins(self, issuer: str, profile: str) -> _Pins:
+        """By claim that environments of that issuer are pinned by: who is found by which of its values.
+
+        Looking there costs the same however many others there are.
+        """
+        return self._by_pin.get((issuer, profile), ())
 
     def line(self, place: Place) -> int:
         """The line on which that stands."""

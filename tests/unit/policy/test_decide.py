@@ -268,8 +268,11 @@ def test_the_cost_of_a_decision_does_not_grow_with_other_projects() -> None:
     """Only the job's own environments are looked at, however many there are."""
     many = "".join(PRODUCTION.replace('"production"', f'"e{n}"').replace("4711", str(n)) for n in range(1, 300))
     rules = policy(HEAD + many + LAKE.replace('["production"]', '["e7"]'))
-    assert [e.name for e in rules.pinned("gitlab", "project_id", "7")] == ["e7"]
-    assert rules.pinned("gitlab", "project_id", "4711") == ()
+    ((claim, found),) = rules.pins("gitlab", "gitlab")
+    assert claim == "project_id"
+    assert [e.name for e in found["7"]] == ["e7"]
+    assert "4711" not in found
+    assert rules.pins("gitlab", "github") == rules.pins("other", "gitlab") == ()
     assert _environment(rules, project_id="7", job_project_id="7") == "e7"
 
 
