@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.profiles import PROFILES
-from broker.policy import overlap
+from broker.policy import automata, satisfy
 from broker.policy.conditions import conditions
 from broker.policy.decide import matches
 from broker.policy.model import Environment
@@ -213,12 +213,12 @@ def test_only_so_many_pairs_are_reported() -> None:
 
 def test_what_cannot_be_proved_within_bounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not taken on trust."""
-    monkeypatch.setattr(overlap, "_MAX_STATES", 3)
+    monkeypatch.setattr(automata, "_MAX_STATES", 3)
     stars = _second('when.ref_path = "refs/heads/*a*/**"')
     found = refusals(HEAD + PRODUCTION.replace("refs/heads/main", "refs/heads/**b/c*") + stars + LAKE)
     assert len(found) == 1
     assert "it cannot be proved that no two environments match one job" in found[0]
-    monkeypatch.setattr(overlap, "_MAX_TRIES", 0)
+    monkeypatch.setattr(satisfy, "_MAX_CASES", 0)
     merge = {"project_id": ["1"], "pipeline_source": ["merge_request_event"]}
     with pytest.raises(TooComplexError):
         find_job([_environment("0", merge, {})])
