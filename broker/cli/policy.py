@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from broker.cli.policy_prove import prove
 from broker.errors import BrokerError, Code, Misconfigured, Refused
 
 if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
@@ -200,3 +201,6 @@ def _record(problem: "Problem") -> dict[str, Any]:
 
 def _say(word: str, colour: str, sentence: str) -> None:
     click.echo(f"{click.style(word, fg=colour)}: {sentence}", err=True)
+
+
+policy.add_command(prove)

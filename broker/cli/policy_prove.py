@@ -62,7 +62,7 @@ def prove(file: str, nevers: tuple[str, ...], whos: tuple[str, ...], as_json: bo
 
 def _own(policy: "Policy") -> list[dict[str, Any]]:
     """What loading has proved already: a policy that breaks any of it does not load."""
-    first = {"asked": "two environments that match one job", "proved": True, "witness": None}
+    first = {"asked": "no two environments match one job", "proved": True, "witness": None}
     return [first, *({"asked": i.name, "proved": True, "witness": None} for i in policy.invariants)]
 
 
@@ -76,7 +76,7 @@ def _never(policy: "Policy", text: str) -> dict[str, Any]:
         problem = invalid.problems[0]
         raise Refused(Code.REQUEST_INVALID, f"--never {text}: {problem.what}; {problem.instead}".rstrip("; ")) from None
     witness = violation(policy, invariant)
-    return {"asked": text, "proved": witness is None, "witness": None if witness is None else _witness(policy, witness)}
+    return {"asked": f"never {text}", "proved": witness is None, "witness": None if witness is None else _witness(policy, witness)}
 
 
 def _who(policy: "Policy", text: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _print(answer: dict[str, Any]) -> None:
             least = "no job can be in it" if reach["job"] is None else json.dumps(reach["job"], ensure_ascii=False)
             click.echo(f"    least job: {least}")
     elif answer["proved"]:
-        click.echo(f"{click.style('proved', fg='green')}: never {answer['asked']}")
+        click.echo(f"{click.style('proved', fg='green')}: {answer['asked']}")
     else:
         found = answer["witness"]
         what = f" gets {', '.join(found['grants'])} in" if found["grants"] else " is in"

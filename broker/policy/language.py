@@ -14,9 +14,8 @@ from broker.policy.environments import Guards, environment_from, name_problems
 from broker.policy.grants import grant_from
 from broker.policy.invariants import invariant_from
 from broker.policy.model import Environment, Grant, Invariant, Policy
-from broker.policy.overlap import TooComplexError, overlaps
+from broker.policy.proved import invariant_problems, overlap_problems
 from broker.policy.reading import Table
-from broker.policy.trail import shown
 from broker.toml_source import FilePath, Problem, Source, SourceInvalid, reader_beside, texts_at
 from broker.toml_source import parse as parse_toml
 
@@ -25,7 +24,6 @@ Named = TypeVar("Named", Environment, Grant, Invariant)
 VERSION = 1
 CASES = ".cases.toml"  # files whose names end so are a policy's cases, and no part of it
 _OWN_PROJECT = Claim(kind=ClaimKind.TEXT, assurance=Assurance.ID)
-_MAX_OVERLAPS = 20  # reported at once
 
 
 class PolicyInvalid(SourceInvalid):
@@ -39,6 +37,15 @@ def load(path: FilePath, *, issuers: Mapping[str, str] | None = None) -> Policy:
     except SourceInvalid as invalid:
         raise PolicyInvalid(invalid.problems) from None
     return parse_files(texts, reader_beside(path), issuers=issuers)
+
+
+def text_hash(path: FilePath) -> str:
+    """What names the texts at that path, good or bad, without their templates; `""` when they cannot be read."""
+    try:
+        texts = texts_at(path, leaving_out=CASES)
+    except SourceInvalid:
+        return ""
+    return _hash(_kept(texts, {}))
 
 
 def parse(text: str, name: str, templates: Callable[[str], str], *, issuers: Mapping[str, str] | None = None) -> Policy:
@@ -80,7 +87,8 @@ def _read(texts: Mapping[str, str], templates: Callable[[str], str], issuers: Ma
     policy = _policy(sources, used, environments, grants, invariants)
     problems += _ambiguous_grants(policy)
     problems += [policy.problem(e.place, ("when",), what, instead) for e, what, instead in name_problems(environments)]
-    problems += _overlap_problems(policy)
+    problems += overlap_problems(policy)
+    problems += invariant_problems(policy)
     if problems:
         raise PolicyInvalid(problems)
     return policy
@@ -222,7 +230,7 @@ def _policy(
 ) -> Policy:
     kept = _kept({source.name: source.text for source in sources}, used)
     return Policy(
-        hash="sha256:" + hashlib.sha256(kept.encode()).hexdigest(),
+        hash=_hash(kept),
         text=kept,
         environments=environments,
         grants=grants,
@@ -252,22 +260,8 @@ def _twice(policy: Policy, grant: Grant, environment: str, other: Grant) -> Prob
     return policy.problem(grant.place, ("name",), what, "give one of them another name")
 
 
-def _overlap_problems(policy: Policy) -> list[Problem]:
-    """One for every pair that is not proved apart, up to a readable number of them."""
-    instead = "a job is in exactly one environment: let a `when` or `unless` of one keep the other's jobs out"
-    found = []
-    try:
-        for first, second, job in overlaps(policy.environments):
-            witness = ", ".join(f"{claim} = {shown(value)!r}" for claim, value in job.items())
-            one = repr(first.name) + (f" ({first.file})" if first.file != second.file else "")
-            what = f"environments {one} and {second.name!r} can both match one job: {witness}"
-            found.append(policy.problem(second.place, (), what, instead))
-            if len(found) == _MAX_OVERLAPS:
-                break
-    except TooComplexError:
-        what = "it cannot be proved that no two environments match one job: the wildcards are too many to follow"
-        found.append(Problem(next(iter(policy.sources)), 1, what, "use fewer wildcards in one pattern, or exact values"))
-    return found
+def _hash(kept: str) -> str:
+    return "sha256:" + hashlib.sha256(kept.encode()).hexdigest()
 
 
 def _kept(texts: Mapping[str, str], templates: Mapping[str, str]) -> str:
