@@ -15,10 +15,9 @@ from broker.lease import Lease, UpstreamIds
 from broker.leasing import Pace, born, extended, hours, kept, same_values, seal_lease
 from broker.ledger import Change, ExtendLease, Ledger, NoteIds, SettleIntent, WriteIntent, WriteLease
 from broker.moment import Moment
-from broker.policy.decide import decide
 from broker.policy.model import Allow, Deny, Grant, Policy, Target
 from broker.policy.templates import fill
-from broker.refusing import Refusing, about_session
+from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey
 from broker.session import Session, new_id
 from broker.upstream import Held, LeftBehind, Minted, Order, Upstream
@@ -161,10 +160,7 @@ class Issuing:
 
     async def _decided_again(self, session: Session, grant: str, about: About, now: Moment) -> Allow:
         """From the stored identity. Raises Refused, logged, when the answer is another one than at the exchange."""
-        decision = decide(self.policy(), session.identity, (grant,))
-        if isinstance(decision, Allow) and decision.environment != session.environment:
-            hint = f"the policy has changed and this job is no longer in environment {session.environment!r}"
-            decision = Deny(Code.NO_ENVIRONMENT, hint, decision.trail)
+        decision = answer_now(self.policy(), session, (grant,))
         if isinstance(decision, Deny):
             raise await self.refusing.denied(decision, about, "session", now)
         return decision

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MAX_PORT = 65535
+_RELATIVE = "paths are relative to the configuration file"
 
 
 def is_loopback(host: str) -> bool:
@@ -135,7 +136,14 @@ class Table:
         path = self.path(key, required=required)
         if path is not None and not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "does not exist, or may not be looked at"
-            self.problem(key, f"{key}: {path} {what}", "paths are relative to the configuration file")
+            self.problem(key, f"{key}: {path} {what}", _RELATIVE)
+        return path
+
+    def file_or_folder(self, key: str) -> Path | None:
+        """An existing file or folder, as an absolute path."""
+        path = self.path(key, required=True)
+        if path is not None and not (path.is_file() or path.is_dir()):
+            self.problem(key, f"{key}: {path} does not exist, or may not be looked at", _RELATIVE)
         return path
 
     def directory(self, key: str) -> Path | None:

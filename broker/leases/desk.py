@@ -16,7 +16,7 @@ from broker.ledger import Ledger
 from broker.moment import Moment
 from broker.policy.decide import decide
 from broker.policy.model import Allow, AwsGrant, Deny, Policy
-from broker.refusing import Refusing
+from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey
 from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash
@@ -54,9 +54,10 @@ class SessionDesk:
         """`Exchanging.exchange`, and the session is served from here on; what a resumed one was issued is taken back."""
         exchanged = await self._exchanging.exchange(request)
         session = exchanged.session
-        self._table.add(session, SealKey(exchanged.handle, session.session_id), self._clock())
+        live = self._table.add(session, SealKey(exchanged.handle, session.session_id), self._clock())
         if exchanged.replaced is not None:
             await self._ending.take_back_replaced(exchanged.replaced, request.correlation_id)
+        await self._require_still_allowed(live, request.correlation_id)
         return exchanged
 
     async def read(self, request: ReadRequest) -> Lease:
@@ -106,6 +107,15 @@ class SessionDesk:
         await self._ending.end(live, SessionState.CLOSED, "closed by its holder", correlation_id)
 
     # --- how ---------------------------------------------------------------------------------------------------------
+
+    async def _require_still_allowed(self, live: LiveSession, correlation_id: str) -> None:
+        """A policy that came into force while the session was written has not seen it."""
+        policy = self._policy()
+        answer = answer_now(policy, live.session, live.session.grants)
+        if policy.hash != live.session.policy_hash and isinstance(answer, Deny):
+            self._ending.start(live, SessionState.REVOKED, "the policy changed while the session was opened")
+            about = about_session(live.session, correlation_id, policy_hash=policy.hash)
+            raise await self._refusing.denied(answer, about, "session", self._clock())
 
     def _is_known(self, live: LiveSession, grant: str) -> bool:
         """Whether the policy has a grant of that name where this job is; an invented name is not put into the log."""

@@ -67,6 +67,7 @@ def test_each_kind_has_the_class_that_the_design_gives_it() -> None:
     assert classes == {
         "broker_started": 300410,
         "policy_loaded": 300410,
+        "policy_refused": 300410,
         "session_opened": 300201,
         "session_closed": 300202,
         "intent": 300301,
