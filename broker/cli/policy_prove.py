@@ -76,7 +76,11 @@ def _never(policy: "Policy", text: str) -> dict[str, Any]:
         problem = invalid.problems[0]
         raise Refused(Code.REQUEST_INVALID, f"--never {text}: {problem.what}; {problem.instead}".rstrip("; ")) from None
     witness = violation(policy, invariant)
-    return {"asked": f"never {text}", "proved": witness is None, "witness": None if witness is None else _witness(policy, witness)}
+    return {
+        "asked": f"never {text}",
+        "proved": witness is None,
+        "witness": None if witness is None else _witness(policy, witness),
+    }
 
 
 def _who(policy: "Policy", text: str) -> dict[str, Any]:

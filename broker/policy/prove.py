@@ -85,6 +85,8 @@ def ask(policy: Policy, text: str) -> Invariant:
     data = {"name": text, "never": never}
     made = invariant_from(Table(source, (), data, problems), environments=environments, grants=grants, profiles=profiles)
     if problems or made is None:
+        if len(problems) > 1:  # what is wrong with a part says more than that nothing is left
+            problems = [problem for problem in problems if problem.what != "never says nothing"]
         raise SourceInvalid(problems or [Problem(_ASKED, 1, f"{text!r} asks nothing", "write environment=NAME,claim.NAME=VALUE")])
     return made
 
