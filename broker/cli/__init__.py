@@ -10,7 +10,7 @@ _COMMANDS = {  # name: (module, attribute, the line `--help` shows)
     "serve": ("broker.cli.serve", "serve", "Run the broker."),
     "exec": ("broker.cli.exec", "exec_", "Run a command with the job's short-lived credentials, rotated while it runs."),
     "get": ("broker.cli.get", "get", "Print one credential."),
-    "policy": ("broker.cli.policy", "policy", "Check a policy; explain what it decides and why."),
+    "policy": ("broker.cli.policy", "policy", "Check, test, explain and prove a policy; show what a change changes."),
     "audit": ("broker.cli.audit", "audit", "Verify and query the issuance log."),
     "keygen": ("broker.cli.keys", "keygen", "Make the keys of a broker: log, issuer, store."),
     "issuer": ("broker.cli.keys", "issuer", "The broker as an OIDC issuer."),

@@ -2,40 +2,34 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from broker.cli.policy_diff import diff, replay
+from broker.cli.policy_explain import explain_
 from broker.cli.policy_prove import prove
-from broker.errors import BrokerError, Code, Misconfigured, Refused
+from broker.cli.policy_test import test
 
 if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
-    from broker.policy.explain import Explanation, Trail
-    from broker.policy.model import Policy, Step
     from broker.toml_source import Problem
-
-T = TypeVar("T")
-
-_MAX_CHARS = 1_000_000
 
 
 @click.group()
 def policy() -> None:
-    """Check a policy; explain what it decides and why."""
+    """Check, test, explain and prove a policy; show what a change changes."""
 
 
 @policy.command(epilog="\b\nExample:\n  credbroker policy check policy.toml")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(file: str, as_json: bool) -> None:
-    """Report everything that is wrong with a policy, and what deserves a second look.
+    """Report everything that is wrong with a policy (a file, or a folder of them), and what deserves a second look.
 
     Exit code 78 when anything is wrong. Warnings do not change it.
     """
-    from broker.policy.check import warnings
+    from broker.policy.check import shared, warnings
     from broker.policy.language import load
     from broker.toml_source import SourceInvalid
 
@@ -54,10 +48,13 @@ def check(file: str, as_json: bool) -> None:
     found = warnings(loaded)
     if as_json:
         record = {"ok": True, "hash": loaded.hash, "problems": [], "warnings": [_record(w) for w in found]}
+        record |= {"shared": shared(loaded)}
         click.echo(json.dumps(record, indent=2))
         return
     for warning in found:
         _say("warning", "yellow", str(warning))
+    for grant, reached in shared(loaded).items():
+        click.echo(f"shared grant {grant!r} is reached by {len(reached)} environments: {'; '.join(reached)}")
     counts = f"{len(loaded.environments)} environments, {len(loaded.grants)} grants"
     click.echo(f"{name}: good; {counts}, no two environments can match one job; {loaded.hash}")
 
@@ -70,5 +67,5 @@ def _say(word: str, colour: str, sentence: str) -> None:
     click.echo(f"{click.style(word, fg=colour)}: {sentence}", err=True)
 
 
-for command in (prove, diff, replay):
+for command in (test, explain_, prove, diff, replay):
     policy.add_command(command)

@@ -5,7 +5,7 @@ that has one.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -89,10 +89,12 @@ class Table:
             return False
         return True
 
-    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
-        """A list of one or more different texts; `()` when it is absent or wrong."""
+    def texts(self, key: str, *, required: bool = False, empty: bool = False) -> tuple[str, ...]:
+        """A list of different texts, of one or more unless it may be `empty`; `()` when it is absent or wrong."""
         values: list[Any] | None = self._of(key, list, required=required)
         if values is None:
+            return ()
+        if empty and not values:
             return ()
         if not values or not all(type(v) is str and v.strip() for v in values):
             self.problem(key, f"{key} is not a list of one or more texts", f'write {key} = ["…"]')
@@ -137,8 +139,12 @@ class Table:
     def rate(self, key: str) -> Rate | None:
         return self._parsed(key, _rate, 'write a number and a unit, "30/m" is thirty a minute')
 
-    def table(self, key: str) -> "Table | None":
-        data = self._of(key, dict)
+    def members(self) -> Mapping[str, Any]:
+        """Everything in it, as TOML has it and all of it known: for tables whose values the caller checks."""
+        return {key: self._data[key] for key in self.keys()}
+
+    def table(self, key: str, *, required: bool = False) -> "Table | None":
+        data = self._of(key, dict, required=required)
         return None if data is None else Table(self._source, (*self._path, key), data, self._problems)
 
     def tables(self, key: str) -> list["Table"]:

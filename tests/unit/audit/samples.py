@@ -197,7 +197,6 @@ class Script:
         return [
             self.started(),
             self.policy(),
-            self.policy_refused(),
             self.opened(),
             first,
             self.issued(first.entry_id, luigi_task="Load_2026"),
