@@ -1,7 +1,7 @@
 # Everything a developer types. `make demo` and `make test` set themselves up on a machine with Python 3.11+ and nothing else.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format soak clean
+.PHONY: help demo test check format soak bench clean
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -33,6 +33,9 @@ format: $(VENV)/.dev  ## ruff's fixes and its formatter
 
 soak: $(VENV)/.dev .venv-ministack/.done  ## kill rounds and real clocks; at most 20 minutes
 	@$(BIN)/python -m pytest -m soak -q $(ARGS)
+
+bench: $(VENV)/.dev  ## what a policy costs: decisions, loads, proofs
+	@$(BIN)/python -m tests.bench.bench_policy
 
 clean:  ## what the targets above made
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist *.egg-info

@@ -100,7 +100,7 @@ def _of_guards(policy: Policy) -> Iterator[_Remark]:
 def _of_condition(environment: Environment, condition: Condition) -> Iterator[tuple[str, str]]:
     for glob in condition.globs:
         yield from _of_glob(glob, condition)
-    if condition.negated:
+    if condition.negated and not condition.guard:  # a guard is for many: here it may well be the second lock
         asked = [c for c in environment.conditions if c.claim == condition.claim and not c.negated]
         if asked and not _keeps_out(asked, condition):
             yield f"unless.{condition.claim} keeps nobody out: when.{condition.claim} takes nothing of it", "leave it out"

@@ -237,6 +237,13 @@ def test_a_guard_that_nobody_uses_is_read_and_remarked() -> None:
     assert not warnings(policy(HEAD + GUARD + GUARDED + LAKE))
 
 
+def test_a_guard_that_is_a_second_lock_is_no_reason_to_warn() -> None:
+    """An environment's own `unless` that keeps nobody out is one."""
+    listed = GUARDED + 'when.pipeline_source = "push"\n'
+    assert not warnings(policy(HEAD + GUARD + listed + LAKE))
+    assert warnings(policy(HEAD + GUARD + listed + 'unless.pipeline_source = "api"\n' + LAKE))
+
+
 def test_a_shared_grant_that_one_file_alone_reaches_is_remarked() -> None:
     assert ["shared" in str(w) for w in warnings(_folder(common=SHARED, one=ONE))] == [True]
     assert not warnings(_folder(common=SHARED, one=ONE, two=TWO))

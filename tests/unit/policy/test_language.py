@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker.policy.language import PolicyInvalid, load, parse
 from broker.policy.model import AwsGrant, Rate, VaultGrant
 from broker.toml_source import SourceInvalid
-from tests.unit.policy.build import HEAD, LAKE, LAKE_JSON, PRODUCTION, WHOLE, policy, refusals, templates
+from tests.unit.policy.build import GOOD_OF_EVERY_KEY, HEAD, LAKE, LAKE_JSON, PRODUCTION, WHOLE, policy, refusals, templates
 
 GOOD = HEAD + PRODUCTION + LAKE
 
@@ -54,44 +54,8 @@ def test_the_policy_of_the_design_is_taken_whole() -> None:
 
 
 def test_every_key_that_there_is_can_be_written() -> None:
-    text = """version = 1
-[[environment]]
-name = "production"
-max_session = "90s"
-max_exchanges = 3
-hints = "full"
-allow_forks = true
-[environment.when]
-issuer = "gitlab"
-namespace_id = ["7", "8"]
-project_path = "acme/**"
-runner_id = [1, 2]
-environment_protected = false
-pipeline_source = "merge_request_event"
-[environment.unless]
-groups_direct = "interns"
-[[grant]]
-name = "a"
-environments = ["production"]
-strict_expiry = true
-[grant.aws]
-role_arn = "arn:aws-us-gov:iam::111122223333:role/path/etl"
-policy_arns = ["arn:aws:iam::aws:policy/ReadOnlyAccess", "arn:aws:iam::111122223333:policy/etl-{environment}"]
-external_id = "x-{project_id}"
-region = "eu-central-1"
-ttl = "15m"
-upstream = "aws-two"
-[[grant]]
-name = "b"
-environments = ["production"]
-[grant.vault]
-role = "etl"
-path = "secret/apps/{project_id}/**"
-engine = "kv2"
-upstream = "vault-two"
-"""
-    loaded = policy(text)
-    assert loaded.environments[0].pinned_by == "namespace_id"
+    loaded = policy(GOOD_OF_EVERY_KEY)
+    assert loaded.environments[0].pinned_by == "project_id"
     assert loaded.environments[0].hints == "full"
     assert loaded.grants[0].strict_expiry
     assert [grant.target.upstream for grant in loaded.grants] == ["aws-two", "vault-two"]
