@@ -10,6 +10,7 @@ import click
 from broker.cli.policy_diff import diff, replay
 from broker.cli.policy_explain import explain_
 from broker.cli.policy_prove import prove
+from broker.cli.policy_render import render
 from broker.cli.policy_test import test
 
 if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
@@ -67,5 +68,5 @@ def _say(word: str, colour: str, sentence: str) -> None:
     click.echo(f"{click.style(word, fg=colour)}: {sentence}", err=True)
 
 
-for command in (test, explain_, prove, diff, replay):
+for command in (test, explain_, prove, diff, replay, render):
     policy.add_command(command)

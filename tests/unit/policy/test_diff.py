@@ -129,12 +129,13 @@ _SOURCES = st.lists(st.sampled_from(["push", "web", "merge_request_event"]), min
 _POLICIES = st.builds(_one, _REFS, st.sampled_from([True, False, None]), _SOURCES, st.booleans()).map(
     lambda text: policy(HEAD + text + LAKE)
 )
+_OWN: tuple[dict[str, ClaimValue], ...] = ({}, {"job_project_id": "4711"}, {"job_project_id": "1"})
 _JOBS = [
     ClaimSet({"project_id": "4711", "ref_path": ref, "ref_protected": p, "pipeline_source": s, **own})
     for ref in ("refs/heads/a", "refs/heads/z", "refs/heads/a/z", "refs/heads/z/z", "refs/heads/a/z/z", "refs/tags/a")
     for p in (True, False)
     for s in ("push", "web", "merge_request_event", "other")
-    for own in ({}, {"job_project_id": "4711"}, {"job_project_id": "1"})
+    for own in _OWN
 ]
 
 
