@@ -12,6 +12,7 @@ _COMMANDS = {  # name: (module, attribute, the line `--help` shows)
     "get": ("broker.cli.get", "get", "Print one credential."),
     "policy": ("broker.cli.policy", "policy", "Check, test, explain and prove a policy; show what a change changes."),
     "audit": ("broker.cli.audit", "audit", "Verify and query the issuance log."),
+    "init": ("broker.cli.init", "init", "A first broker in one folder: configuration, keys, policy, files for Vault and AWS."),
     "keygen": ("broker.cli.keys", "keygen", "Make the keys of a broker: log, issuer, store."),
     "issuer": ("broker.cli.keys", "issuer", "The broker as an OIDC issuer."),
     "demo": ("broker.cli.demo", "demo", "The whole story on loopback, nothing installed beforehand."),

@@ -9,6 +9,7 @@ import click
 
 from broker.cli.policy_diff import diff, replay
 from broker.cli.policy_explain import explain_
+from broker.cli.policy_init import init
 from broker.cli.policy_prove import prove
 from broker.cli.policy_render import render
 from broker.cli.policy_test import test
@@ -68,5 +69,5 @@ def _say(word: str, colour: str, sentence: str) -> None:
     click.echo(f"{click.style(word, fg=colour)}: {sentence}", err=True)
 
 
-for command in (test, explain_, prove, diff, replay, render):
+for command in (test, explain_, init, prove, diff, replay, render):
     policy.add_command(command)

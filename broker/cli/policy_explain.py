@@ -168,7 +168,7 @@ def _print(explanation: "Explanation") -> None:
         click.echo(click.style("ALLOW", fg="green", bold=True) + f" environment {decision.environment}: {grants}")
         return
     click.echo(click.style("DENY", fg="red", bold=True) + f" {decision.code.word}: {decision.hint}")
-    if explanation.trails:
+    if explanation.trails and explanation.trails[0].missing:
         nearest = explanation.trails[0]
         wanted = "; ".join(f"{step.claim} {step.wanted}, and it is {_value(step)}" for step in nearest.missing)
         click.echo(f"nearest is {nearest.environment}; it wants {wanted}")

@@ -198,11 +198,12 @@ def _invariants(files: Sequence[_File], profiles: Sequence[Profile]) -> tuple[In
     environments = frozenset(name for file in files for name in file.environment_names())
     grants = frozenset(name for file in files for name in _names(file.grants))
     found: list[Invariant] = []
-    names: set[str] = set()
-    for table in (table for file in files for table in file.invariants):
-        faults = table.faults
-        made = invariant_from(table, environments=environments, grants=grants, profiles=profiles)
-        found += _taken(table, made, faults, names, "invariant")
+    for file in files:
+        names: set[str] = set()
+        for table in file.invariants:
+            faults = table.faults
+            made = invariant_from(table, environments=environments, grants=grants, profiles=profiles)
+            found += _taken(table, made, faults, names, "invariant")
     return tuple(found)
 
 
