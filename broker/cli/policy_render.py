@@ -1,17 +1,23 @@
 """`credbroker policy render`: what upstreams and jobs need for a policy, as files to read and to apply."""
 
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from broker.errors import Code, Misconfigured
 
 if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
+    from collections.abc import Sequence
+
     from broker.policy.render_aws import AwsSide
+    from broker.policy.render_check import Finding
     from broker.policy.render_vault import VaultSide
 
+_DIFFERENT = 1
 _URL = click.option(
     "--issuer-url", required=True, metavar="URL", help="`issuer_url` of broker.toml: `iss` of what the broker signs."
 )
@@ -19,6 +25,13 @@ _OUT = click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write files here, not stdout."
 )
 _STOP = click.option("--stop", "stopping", is_flag=True, help="Print the commands that stop everything without the broker.")
+_CHECK = click.option(
+    "--check",
+    "exports",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Compare with deployed roles instead: ROLE.json each, as the vendor's tool exports it. Exit code 1 on a difference.",
+)
 _UPSTREAM = click.option("--upstream", metavar="NAME", help="Only grants of this [[upstream]]; needed when there are several.")
 
 
@@ -40,6 +53,7 @@ def render() -> None:
 @click.option("--connection", default="postgres", show_default=True, help="`db_name` of the rendered PostgreSQL roles.")
 @_UPSTREAM
 @_STOP
+@_CHECK
 @_OUT
 def vault(
     file: str,
@@ -51,11 +65,13 @@ def vault(
     connection: str,
     upstream: str | None,
     stopping: bool,
+    exports: Path | None,
     out: Path | None,
 ) -> None:
     """JWT auth, roles, policies and database roles for Vault or OpenBao: JSON, HCL, a script and Terraform."""
     from broker.cli.policy_files import loaded, or_exit
     from broker.policy import render_vault
+    from broker.policy.render_exports import check_vault
 
     policy = loaded(file)
 
@@ -69,7 +85,9 @@ def vault(
             connection=connection,
             upstream=upstream,
         )
-        if stopping:
+        if exports is not None:
+            _tell(check_vault(policy, side, _exported(exports)))
+        elif stopping:
             click.echo("\n".join(render_vault.stop(policy, side)))
         else:
             _write(render_vault.files(render_vault.vault(policy, side)), out)
@@ -86,13 +104,22 @@ def vault(
 @click.option("--revoke-role", default="credbroker-revoke", show_default=True, help="The role that writes denials; '' for none.")
 @_UPSTREAM
 @_STOP
+@_CHECK
 @_OUT
 def aws(
-    file: str, issuer_url: str, audience: str, revoke_role: str, upstream: str | None, stopping: bool, out: Path | None
+    file: str,
+    issuer_url: str,
+    audience: str,
+    revoke_role: str,
+    upstream: str | None,
+    stopping: bool,
+    exports: Path | None,
+    out: Path | None,
 ) -> None:
     """OIDC provider, roles with trust and permissions, and the role that revokes, for `via = "issuer"`: JSON and Terraform."""
     from broker.cli.policy_files import loaded, or_exit
     from broker.policy import render_aws
+    from broker.policy.render_exports import check_aws
 
     policy = loaded(file)
 
@@ -100,7 +127,9 @@ def aws(
         side: AwsSide = render_aws.AwsSide(
             issuer_url=_url(issuer_url), audience=audience, revoke_role=revoke_role or None, upstream=upstream
         )
-        if stopping:
+        if exports is not None:
+            _tell(check_aws(policy, side, _exported(exports)))
+        elif stopping:
             click.echo("\n".join(render_aws.stop(policy, side)))
         else:
             _write(render_aws.files(render_aws.aws(policy, side)), out)
@@ -127,6 +156,34 @@ def _url(given: str) -> str:
     if not url.startswith("https://") or not url.removeprefix("https://") or any(c in url for c in "?#\"' "):
         raise Misconfigured(Code.CONFIG_INVALID, f"--issuer-url {given!r} is no https URL such as https://broker.example.com")
     return url
+
+
+def _exported(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Role name -> what the file of that name says."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            raise Misconfigured(
+                Code.CONFIG_INVALID, f"{path} is not JSON with one role in it, as `vault read -format=json` writes"
+            )
+        found[path.stem] = body
+    if not found:
+        raise Misconfigured(Code.CONFIG_INVALID, f"{folder} has no ROLE.json in it")
+    return found
+
+
+def _tell(findings: "Sequence[Finding]") -> None:
+    for finding in findings:
+        click.echo(f"{click.style(finding.kind, fg='red')}: role {finding.role}: {finding.what}")
+        if finding.witness is not None:
+            click.echo(f"  {json.dumps(finding.witness, ensure_ascii=False)}")
+    if findings:
+        sys.exit(_DIFFERENT)
+    click.echo("proved: the deployed roles admit what the policy says, no more and no less")
 
 
 def _write(files: Mapping[str, str], out: Path | None) -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from broker.policy.glob import Automaton, automaton
 
@@ -59,6 +60,20 @@ class Grammar:
         return self.accepts(state)
 
 
+class Spelling(Protocol):
+    """What `shortest` asks of a grammar. State 1 is the start of the text, 0 is a dead end."""
+
+    @property
+    def signs(self) -> re.Pattern[str]: ...
+
+    @property
+    def segments(self) -> bool: ...
+
+    def step(self, state: int, character: str) -> int: ...
+
+    def accepts(self, state: int) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Track:
     """One pattern, from where it stands once a known beginning has been read."""
@@ -77,7 +92,7 @@ def track(pattern: str, beginning: str = "") -> Track:
     return Track(machine, states)
 
 
-def shortest(grammar: Grammar, asked: Sequence[Sequence[Track]], barred: Sequence[Track]) -> str | None:
+def shortest(grammar: Spelling, asked: Sequence[Sequence[Track]], barred: Sequence[Track]) -> str | None:
     """The shortest text of the grammar that one track of every group in `asked` accepts and none of `barred`.
 
     First one without empty segments, which nobody takes for a slip, then any. None proves that there is none. Raises
@@ -87,7 +102,7 @@ def shortest(grammar: Grammar, asked: Sequence[Sequence[Track]], barred: Sequenc
     return _search(grammar, asked, barred, tidy=False) if found is None else found
 
 
-def _search(grammar: Grammar, asked: Sequence[Sequence[Track]], barred: Sequence[Track], *, tidy: bool) -> str | None:
+def _search(grammar: Spelling, asked: Sequence[Sequence[Track]], barred: Sequence[Track], *, tidy: bool) -> str | None:
     flat = [one for group in asked for one in group] + list(barred)
     machines = [one.automaton for one in flat]
     ends = [sum(map(len, asked[: n + 1])) for n in range(len(asked))]
@@ -119,7 +134,7 @@ def _search(grammar: Grammar, asked: Sequence[Sequence[Track]], barred: Sequence
     return None
 
 
-def _alphabet(machines: Iterable[Automaton], grammar: Grammar) -> list[str]:
+def _alphabet(machines: Iterable[Automaton], grammar: Spelling) -> list[str]:
     """Every character that some pattern names, the slash, and one that stands for all others: no pattern tells those apart,
     and of them the least restricted by the grammar is taken.
     """

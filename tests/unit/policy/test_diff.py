@@ -189,7 +189,7 @@ def test_a_policy_that_is_not_taken_is_not_compared(tmp_path: Path) -> None:
 
 
 def _past(ref: str, environment: str = "", grants: tuple[str, ...] = (), code: str = "", job_id: str = "302") -> Past:
-    claims = {
+    claims: dict[str, ClaimValue] = {
         "project_id": "4711",
         "ref_path": ref,
         "pipeline_source": "push",
