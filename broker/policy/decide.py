@@ -14,6 +14,7 @@ from broker.policy.trail import Trail, examine
 
 _STRANGER = "this job is in no environment of this broker's policy"
 _MAX_CLAIMS = 8  # told in a hint
+_MAX_STEPS = 64  # of a denial's trail: somebody may be near many environments
 _NAME_CHARS = 80
 
 
@@ -30,7 +31,9 @@ def decide_claims(policy: Policy, issuer: str, profile: str, claims: ClaimSet, w
     found = candidates(policy, issuer, profile, claims)
     matching = [environment for environment in found if matches(environment, claims)]
     if not matching:
-        return Deny(Code.NO_ENVIRONMENT, _hint(found, [tuple(examine(e, claims)) for e in found]), Trail(found, claims))
+        return Deny(
+            Code.NO_ENVIRONMENT, _hint(found, [tuple(examine(e, claims)) for e in found]), Trail(found, claims, most=_MAX_STEPS)
+        )
     if len(matching) > 1:
         # The proof at load excludes this. Should it have a hole, two environments are none.
         hint = "the policy puts this job into two environments; its owner has to look at it"
@@ -74,7 +77,7 @@ def _granted(policy: Policy, environment: Environment, trail: Trail, wants: Sequ
     if wants is None:
         return Allow(environment, tuple(there.values()), trail)
     found = []
-    for name in wants if len(wants) < 2 else dict.fromkeys(wants):
+    for name in dict.fromkeys(wants) if len(wants) > 1 else wants:
         grant = there.get(name)
         if grant is None:
             return _withheld(policy, environment, trail, name)

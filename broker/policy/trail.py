@@ -8,16 +8,18 @@ from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.profiles import PROFILES
 from broker.policy.model import Condition, Environment, Step
 
-_MAX_STEPS = 64  # of one trail: a log entry is bounded
 _SHOWN_CHARS = 80
 
 
 class Trail(Sequence[Step]):
-    """The steps of these environments for these claims. The same environments and claims give the same steps, always."""
+    """The steps of these environments for these claims, `most` of them. The same environments and claims give the same steps,
+    always.
+    """
 
-    __slots__ = ("_claims", "_environments", "_steps")
+    __slots__ = ("_claims", "_environments", "_most", "_steps")
 
-    def __init__(self, environments: Sequence[Environment], claims: ClaimSet) -> None:
+    def __init__(self, environments: Sequence[Environment], claims: ClaimSet, most: int | None = None) -> None:
+        self._most = most
         self._environments = environments
         self._claims = claims
         self._steps: tuple[Step, ...] | None = None
@@ -26,7 +28,7 @@ class Trail(Sequence[Step]):
     def steps(self) -> tuple[Step, ...]:
         if self._steps is None:
             every = (step for environment in self._environments for step in examine(environment, self._claims))
-            self._steps = tuple(islice(every, _MAX_STEPS))
+            self._steps = tuple(islice(every, self._most))
         return self._steps
 
     @overload

@@ -51,7 +51,7 @@ def text_of(rules: int) -> str:
     )
 
 
-def job(project: int, **claims: str | bool) -> JobIdentity:
+def job(project: int, **claims: str | bool | int) -> JobIdentity:
     """A push to protected main of that project, with as many claims as GitLab sends."""
     values: dict[str, str | bool | int] = {
         "project_id": str(project), "project_path": "acme/data", "namespace_id": "72", "namespace_path": "acme",
