@@ -36,6 +36,7 @@ soak: $(VENV)/.dev .venv-ministack/.done  ## kill rounds and real clocks; at mos
 
 bench: $(VENV)/.dev  ## what a policy costs: decisions, loads, proofs
 	@$(BIN)/python -m tests.bench.bench_policy
+	@$(BIN)/python -m tests.bench.bench_proofs
 
 clean:  ## what the targets above made
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist *.egg-info

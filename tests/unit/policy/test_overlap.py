@@ -1,5 +1,6 @@
 """The proof that no two environments match one job, against counting them all."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 
 from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.profiles import PROFILES
-from broker.policy import automata, satisfy
+from broker.policy import automata, overlap, satisfy
 from broker.policy.conditions import conditions
 from broker.policy.decide import matches
 from broker.policy.model import Environment
 from broker.policy.overlap import TooComplexError, find_job, overlaps
 from broker.policy.reading import Table
 from broker.toml_source import Problem, parse
+from tests.bench.bench_proofs import SHAPES, rules
 from tests.unit.policy.build import HEAD, LAKE, PRODUCTION, refusals
 
 GITLAB = PROFILES["gitlab"]
@@ -231,3 +233,10 @@ def test_a_witness_looks_like_a_path() -> None:
     job = find_job([heads, _environment("1", base | {"ref_path": "refs/**"}, {})])
     assert job is not None
     assert job["ref_path"] == "refs/heads/x"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_rules_of_one_project_that_differ_plainly_are_apart_at_a_glance(shape: Callable[[int], str]) -> None:
+    """Of 2 000 rules no pair has to be searched: the cost is not that of two million proofs."""
+    assert list(overlap._pairs(rules(2_000, shape))) == []
+    assert list(overlap._pairs([*rules(300, shape), *rules(1, shape)])) == [(0, 300)]
