@@ -26,8 +26,11 @@ class ClaimSet(Mapping[str, ClaimValue]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def __contains__(self, name: object) -> bool:  # as Mapping has it, without raising and catching a KeyError
+    def __contains__(self, name: object) -> bool:  # this and `get` as Mapping has them, without a KeyError on the way
         return name in self._values
+
+    def get(self, name: str, default: ClaimValue | None = None) -> ClaimValue | None:  # type: ignore[override]  # no other default
+        return self._values.get(name, default)
 
     @property
     def by_name(self) -> Mapping[str, ClaimValue]:

@@ -58,12 +58,12 @@ def matches(environment: Environment, claims: ClaimSet) -> bool:
     Says nothing about the issuer: `candidates` has looked at it.
     """
     get = claims.by_name.get
+    for condition in environment.other:  # globs first: a project's environments differ in their refs
+        if not condition.holds(get(condition.claim)):
+            return False
     for claim, kind, exact in environment.plain:
         value = get(claim)
         if value not in exact or type(value) is not kind:  # 1 is in {True}
-            return False
-    for condition in environment.other:
-        if not condition.holds(get(condition.claim)):
             return False
     return environment.allow_forks or not PROFILES[environment.profile].is_fork(claims)
 
