@@ -1,6 +1,6 @@
 """What a policy can never do, and who can have what: answered by proof, or by the shortest job that shows the opposite."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from broker.identity.claims import ClaimSet, ClaimValue
@@ -14,7 +14,7 @@ from broker.policy.reading import Table
 from broker.policy.satisfy import Solver, inside
 from broker.toml_source import Problem, SourceInvalid, parse
 
-__all__ = ["Reach", "TooComplexError", "Witness", "ask", "broken", "violation", "who_can"]
+__all__ = ["Reach", "TooComplexError", "Witness", "ask", "violation", "who_can"]
 
 _ASKED = "--never"
 
@@ -34,15 +34,6 @@ class Reach:
 
     environment: Environment
     job: ClaimSet | None
-
-
-def broken(policy: Policy, solver: Solver | None = None) -> Iterator[tuple[Invariant, Witness]]:
-    """The policy's own invariants that do not hold, each with its witness. Raises TooComplexError."""
-    solver = solver or Solver()
-    for invariant in policy.invariants:
-        found = violation(policy, invariant, solver)
-        if found is not None:
-            yield invariant, found
 
 
 def violation(policy: Policy, invariant: Invariant, solver: Solver | None = None) -> Witness | None:

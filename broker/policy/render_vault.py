@@ -175,7 +175,7 @@ def database_role(name: str, connection: str, longest_lease: timedelta) -> dict[
             'DROP OWNED BY "{{name}}";',
             'DROP ROLE IF EXISTS "{{name}}";',
         ],
-        "default_ttl": min(seconds, 3600),
+        "default_ttl": min(seconds // 2, int(_TOKEN_TTL.total_seconds())),  # room to renew in, and short without the broker
         "max_ttl": seconds,
     }
 
@@ -188,6 +188,8 @@ def files(rendered: VaultFiles) -> dict[str, str]:
     out: dict[str, str] = {}
     script = ["#!/bin/sh", "# Applies what stands beside it. VAULT_ADDR and VAULT_TOKEN say where and as whom.", "set -eu"]
     script += ['cd "$(dirname "$0")"', 'vault="${VAULT:-vault}"   # or bao']
+    mount = _mount(rendered)
+    script.append(f'"$vault" auth list -format=json | grep -q \'"{mount}/"\' || "$vault" auth enable -path={mount} jwt')
     for name, rules in rendered.policies.items():
         out[f"policy-{name}.hcl"] = hcl(rules)
         out[f"policy-{name}.json"] = _json({"path": {path: {"capabilities": list(can)} for path, can in rules.items()}})
@@ -212,7 +214,9 @@ def hcl(rules: Rules) -> str:
 
 def _terraform(rendered: VaultFiles) -> str:
     """Every file as a resource of the `vault` provider; `vault_generic_endpoint` takes the API's own bodies."""
-    blocks = [
+    mount = _mount(rendered)
+    blocks = [f'resource "vault_auth_backend" "credbroker" {{\n  type = "jwt"\n  path = "{mount}"\n}}\n']
+    blocks += [
         f'resource "vault_policy" "{_label(name)}" {{\n  name   = "{name}"\n'
         f'  policy = file("${{path.module}}/policy-{name}.hcl")\n}}\n'
         for name in rendered.policies
@@ -220,10 +224,14 @@ def _terraform(rendered: VaultFiles) -> str:
     blocks += [
         f'resource "vault_generic_endpoint" "{_label(path)}" {{\n  path                 = "{path}"\n'
         f'  data_json            = file("${{path.module}}/{path.replace("/", "_")}.json")\n'
-        "  ignore_absent_fields = true\n}\n"
+        "  ignore_absent_fields = true\n  depends_on           = [vault_auth_backend.credbroker]\n}\n"
         for path in rendered.writes
     ]
     return "\n".join(blocks)
+
+
+def _mount(rendered: VaultFiles) -> str:
+    return next(path for path in rendered.writes if path.endswith("/config")).removeprefix("auth/").removesuffix("/config")
 
 
 def _label(text: str) -> str:

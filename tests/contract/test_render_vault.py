@@ -8,14 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.lease import UpstreamIds
 from broker.policy.language import parse
-from broker.policy.model import Policy
+from broker.policy.model import Policy, VaultTarget
 from broker.policy.render_vault import VaultFiles, VaultSide, files, stop, vault
+from broker.upstream import Order
+from broker.upstreams.pool import UpstreamPool
+from broker.upstreams.vault import VaultSettings, VaultUpstream
 from tests.contract.vault_servers import AUDIENCE, BINARY, ISSUER, Server, SigningIssuer, fake_server, real_server
 from tests.unit.policy.build import job
 
@@ -225,6 +230,43 @@ def test_a_database_user_acts_as_the_owner_and_ends_with_its_connections(site: S
     assert "does not exist" in psql(where, user, "SELECT 1", ok=False)
     second = site.reads(token, "database/creds/etl-production")[1]["data"]["username"]
     assert psql(where, second, "INSERT INTO kept VALUES (1); SELECT n FROM kept; DROP TABLE kept").endswith("DROP TABLE")
+
+
+async def test_the_broker_issues_renews_and_takes_back_with_these_roles(site: Site) -> None:
+    """Warm with its own token, and cold with the maintenance role: a job's token may revoke no lease by its id."""
+    if site.server.postgres is None:
+        return
+    pool = UpstreamPool(2)
+    settings = VaultSettings(name="vault", url=site.server.url, audience=AUDIENCE, maintenance_role="credbroker-maintenance")
+    upstream = VaultUpstream(settings, site.issuer, pool, site.server.clock)
+    order = Order(
+        correlation_id="c",
+        session_id="s" * 26,
+        identity=job(),
+        environment="production",
+        grant="warehouse",
+        target=VaultTarget(role="etl-production", path="database/creds/etl-production", engine="lease", upstream=None),
+        ttl=timedelta(minutes=30),
+        login=None,
+    )
+
+    async def note(ids: UpstreamIds) -> None:
+        assert ids.accessor
+
+    try:
+        for cold in (False, True):
+            minted = await upstream.issue(order, note)
+            if site.server.fake is not None:  # a real one has first to grow older
+                site.server.pass_time(600)
+                renewed = await upstream.renew(order, minted.held)
+                assert minted.expires_at is not None
+                assert renewed.expires_at > minted.expires_at
+            await upstream.revoke([replace(minted.held, token=None) if cold else minted.held])
+            assert not site.server.knows_lease(minted.held.ids.lease_id)
+            assert not site.server.knows_accessor(minted.held.ids.accessor)
+    finally:
+        upstream.close()
+        pool.close()
 
 
 def test_a_namespace_is_admitted_by_a_glob_and_no_other(site: Site) -> None:

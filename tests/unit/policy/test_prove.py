@@ -1,8 +1,10 @@
 """Proofs, against counting every job of a small universe, and against z3 over the same model of claims."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -342,3 +344,25 @@ def test_a_question_beyond_the_bounds_is_neither_proved_nor_denied(monkeypatch: 
     assert "invariant 'no unprotected ref reaches production' cannot be proved" in "".join(
         problem for problem in refusals(HEAD + PRODUCTION + LAKE + NEVER)
     )
+
+
+def test_a_fork_is_told_apart_by_two_ids_that_differ() -> None:
+    """Outside an environment that takes no forks is also who is one: a job of another project than the one that is pinned."""
+    when = {"project_id": ["1"], "pipeline_source": ["merge_request_event"], "job_project_id": ["1", "2"]}
+    open_to_all, closed = _environment(when, {}, allow_forks=True), _environment(when, {}, allow_forks=False)
+    question = Question(profile="gitlab", held=inside([open_to_all]).held, outside=(closed,))
+    job = Solver().job(question)
+    assert job is not None
+    assert (job["project_id"], job["job_project_id"]) == ("1", "2")
+    alone = _environment({**when, "job_project_id": ["1"]}, {}, allow_forks=True)
+    assert Solver().job(Question(profile="gitlab", held=inside([alone]).held, outside=(closed,))) is None
+    wide = _environment({**when, "project_id": ["1", "2"], "job_project_id": ["1"]}, {}, allow_forks=True)
+    found = Solver().job(Question(profile="gitlab", held=inside([wide]).held, fork=True))
+    assert found is not None
+    assert (found["project_id"], found["job_project_id"]) == ("2", "1")
+
+
+def test_the_reference_says_which_claims_are_always_there() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/policy.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith("| always there |")]
+    assert set(re.findall(r"`([a-z_]+)`", row)) == model_of("gitlab").total

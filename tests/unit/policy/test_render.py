@@ -354,3 +354,18 @@ def test_the_check_of_exports_says_proved_or_fails(file: Path, tmp_path: Path) -
     for name, body in _trust().items():
         (trusts / f"{name}.json").write_text(json.dumps(body))
     assert _run("aws", file, "--issuer-url", AWS.issuer_url, "--check", trusts).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("vault", ("--issuer-url", "https://broker.example.com", "--audience", "https://vault.example.com:8200")),
+        ("aws", ("--issuer-url", "https://broker.example.com")),
+        ("gitlab", ("--audience", "https://broker.example.com")),
+    ],
+)
+def test_the_examples_upstream_files_are_what_the_commands_write(kind: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    example = Path(__file__).resolve().parents[3] / "deploy/policy"
+    assert _run(kind, example / "policy.toml", *options, "--out", tmp_path).exit_code == 0
+    kept = {path.relative_to(example / kind): path.read_text() for path in (example / kind).rglob("*") if path.is_file()}
+    assert {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == kept
