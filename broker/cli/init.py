@@ -3,8 +3,8 @@
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
     from broker.policy.draft import Draft
 
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}")
+_SHORTEST = 8  # of the name it is made under
 _HEAD = """\
 # `credbroker serve --config broker.toml --check` says what is wrong with it. Jobs elsewhere need [listen] https.
 public_url = {public_url}
@@ -143,7 +144,9 @@ def _make(folder: Path, draft: "Draft", public: str, source: str, upstreams: str
     """All of it, or nothing: it is made and checked beside the folder, and then takes its name."""
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        # As long as the name it will have, since a socket's path has a most length.
+        making = folder.absolute().parent / f".{secrets.token_hex(len(folder.name))[: max(len(folder.name), _SHORTEST) - 1]}"
+        making.mkdir(mode=0o700)
     except OSError as error:
         raise Misconfigured(Code.CONFIG_INVALID, f"{folder} cannot be made ({error.strerror})") from None
     try:

@@ -225,7 +225,7 @@ def _every_intent_has_its_outcome(town: Town) -> None:
     found = entries(town)
     intents = {entry["metadata"]["uid"] for entry in found if entry["unmapped"]["kind"] == "intent"}
     outcomes = {
-        entry["unmapped"]["intent_id"]
+        entry["unmapped"].get("intent_id")  # a lease that was only extended has none
         for entry in found
         if entry["unmapped"]["kind"] in ("issued", "intent_failed", "intent_swept", "renewed")
     }

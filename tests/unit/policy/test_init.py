@@ -2,6 +2,8 @@
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -140,8 +142,15 @@ WHOLE = (
 )
 
 
-def test_everything_a_first_broker_needs_is_made_and_checked(tmp_path: Path) -> None:
-    home = tmp_path / "a broker"
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def test_everything_a_first_broker_needs_is_made_and_checked(short: Path) -> None:
+    home = short / "a broker"
     result = _run("init", home, *WHOLE)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("broker.example.com/log+")
@@ -155,11 +164,11 @@ def test_everything_a_first_broker_needs_is_made_and_checked(tmp_path: Path) -> 
     rendered = {path.relative_to(home / "upstream").parts[0] for path in (home / "upstream").rglob("*")}
     assert rendered == {"aws", "vault"}
     json.loads((home / "policy" / "policy.schema.json").read_text())
-    assert [path.name for path in tmp_path.iterdir()] == ["a broker"]
+    assert [path.name for path in short.iterdir()] == ["a broker"]
 
 
-def test_one_upstream_is_enough_and_an_empty_folder_will_do(tmp_path: Path) -> None:
-    home = tmp_path / "broker"
+def test_one_upstream_is_enough_and_an_empty_folder_will_do(short: Path) -> None:
+    home = short / "broker"
     home.mkdir()
     words = [word for word in WHOLE if word not in ("--aws-role", AWS, "--aws-region", "eu-central-1")]
     assert _run("init", home, *words).exit_code == 0
@@ -184,12 +193,12 @@ def test_one_upstream_is_enough_and_an_empty_folder_will_do(tmp_path: Path) -> N
         (AWS, "role", 78, "is not the ARN of a role"),
     ],
 )
-def test_a_bad_answer_leaves_nothing_behind(tmp_path: Path, take: str, put: str, code: int, said: str) -> None:
+def test_a_bad_answer_leaves_nothing_behind(short: Path, take: str, put: str, code: int, said: str) -> None:
     assert take in WHOLE
-    result = _run("init", tmp_path / "broker", *[put if word == take else word for word in WHOLE])
+    result = _run("init", short / "broker", *[put if word == take else word for word in WHOLE])
     assert (result.exit_code, result.stdout) == (code, "")
     assert said in result.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(short.iterdir()) == []
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
