@@ -113,7 +113,12 @@ def texts_at(path: FilePath, *, leaving_out: str) -> dict[str, str]:
         return {Path(path).name: read_text(path)}
     problems = []
     texts = {}
-    for entry in sorted(Path(path).iterdir()):
+    try:
+        entries = sorted(Path(path).iterdir())
+    except OSError as error:
+        what = f"the folder cannot be read ({error.strerror})"
+        raise SourceInvalid([Problem(str(path), 1, what, "check the path and its permissions")]) from None
+    for entry in entries:
         if entry.name.startswith(".") or entry.name.endswith(leaving_out):
             continue
         if entry.is_dir() and any(entry.glob("*.toml")):

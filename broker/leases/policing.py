@@ -81,8 +81,10 @@ class Policing:
         self._seen: object = None  # what the files were when they were last read
 
     async def begin(self) -> None:
-        """At start: the entry of the policy in force, and every session of the store decided again."""
-        self._seen = await asyncio.to_thread(self._files.seen)
+        """At start: the entry of the policy in force, and every session of the store decided again.
+
+        What the files were when it was read is not known here: `run` reads them once more.
+        """
         await self._write_loaded(self._in_force.policy)
         await self._decide_all_again()
 

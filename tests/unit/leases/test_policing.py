@@ -245,6 +245,20 @@ async def test_files_are_taken_when_they_are_still_and_at_once_when_asked(
             task.cancel()
 
 
+async def test_files_that_changed_while_the_broker_started_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After they were read and before anybody watched them."""
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.02)
+    async with rig(tmp_path) as broker:
+        followed = FollowedRig(broker)
+        followed.files.write(POLICY + "# early\n")
+        await followed.policing.begin()
+        task = asyncio.create_task(followed.policing.run())
+        try:
+            await _until(lambda: followed.in_force.policy.text.endswith("# early\n"))
+        finally:
+            task.cancel()
+
+
 async def test_a_look_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY", 0.02)
     async with rig(tmp_path) as broker:

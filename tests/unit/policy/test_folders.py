@@ -161,6 +161,15 @@ def test_a_folder_is_loaded_with_its_templates_and_without_cases_and_hidden_file
         load(tmp_path)
 
 
+def test_a_folder_that_may_not_be_read_is_a_problem_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(PolicyInvalid, match=r"the folder cannot be read \(Permission denied\)"):
+        load(tmp_path)
+
+
 # --- guards -----------------------------------------------------------------------------------------------------------
 
 
