@@ -369,3 +369,18 @@ def test_the_examples_upstream_files_are_what_the_commands_write(kind: str, opti
     assert _run(kind, example / "policy.toml", *options, "--out", tmp_path).exit_code == 0
     kept = {path.relative_to(example / kind): path.read_text() for path in (example / kind).rglob("*") if path.is_file()}
     assert {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
+_EXAMPLE = (Path(__file__).resolve().parents[3] / "deploy/policy/policy.toml").read_text()
+_NAMESPACE = WHOLE.replace('project_id = ["4711"]', "").replace('"gitlab"', '"gitlab"\nwhen.namespace_id = "72"')
+_BY_PROJECT = WHOLE.replace('role = "etl-{environment}"', 'role = "etl-{environment}-{project_id}"')
+_SEVERAL = WHOLE.replace('["4711"]', '["4711", "4712"]')
+
+
+@pytest.mark.parametrize("text", [_EXAMPLE, _NAMESPACE, _BY_PROJECT, _SEVERAL])
+def test_whatever_is_rendered_is_proved_to_be_what_the_policy_says(text: str) -> None:
+    loaded = policy(text)
+    exports = {path.rsplit("/", 1)[1]: body for path, body in vault(loaded, VAULT).writes.items() if "auth/jwt/role/" in path}
+    assert check_vault(loaded, VAULT, exports) == []
+    trusts = {role.name: role.trust for account in aws(loaded, AWS) for role in (*account.roles, account.revoke) if role}
+    assert check_aws(loaded, AWS, trusts) == []
