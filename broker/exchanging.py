@@ -92,7 +92,7 @@ class Exchanging:
         if isinstance(decision, Deny):
             raise await self.refusing.denied(decision, about, listener, now)
 
-        ends = [identity.expires_at] + ([now.wall + decision.max_session] if decision.max_session else [])
+        ends = [identity.expires_at] + ([now.wall + decision.rule.max_session] if decision.rule.max_session else [])
         if min(ends) <= now.wall:  # within the leeway of its `exp`, which is for clocks and not for sessions
             ended = Deny(Code.TOKEN_EXPIRED, "the job token has just expired; its leeway opens no session", decision.trail)
             raise await self.refusing.denied(ended, about, listener, now)
@@ -150,7 +150,7 @@ class Exchanging:
             OpenSession(
                 session=session,
                 replaces=existing.session_id if existing else None,
-                max_exchanges=decision.max_exchanges,
+                max_exchanges=decision.rule.max_exchanges,
             )
         )
         try:

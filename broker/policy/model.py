@@ -194,14 +194,6 @@ class Allow:
     def grants(self) -> tuple[str, ...]:
         return tuple(grant.name for grant in self.definitions)
 
-    @property
-    def max_session(self) -> timedelta | None:
-        return self.rule.max_session
-
-    @property
-    def max_exchanges(self) -> int:
-        return self.rule.max_exchanges
-
 
 @dataclass(frozen=True, slots=True)
 class Deny:
@@ -246,9 +238,7 @@ _Pins = tuple[tuple[str, Mapping[str, tuple[Environment, ...]]], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One loaded policy, of one file or a folder of them. Only `language` makes these; what is indexed is computed from what
-    is written.
-    """
+    """One loaded policy, of a file or a folder. Only `language` makes these; indexes are computed from what is written."""
 
     hash: str  # "sha256:" + hex of `text`, as the log names it
     text: str  # what was loaded, with its templates, as it is kept with the log
@@ -297,10 +287,7 @@ class Policy:
         return self._reached[grant.name, grant.place]
 
     def pins(self, issuer: str, profile: str) -> _Pins:
-        """By claim that environments of that issuer are pinned by: who is found by which of its values.
-
-        Looking there costs the same however many others there are.
-        """
+        """By claim that pins: who is found by which of its values. Looking there costs the same however many others there are."""
         return self._by_pin.get((issuer, profile), ())
 
     def line(self, place: Place) -> int:

@@ -38,7 +38,7 @@ def test_a_job_is_in_its_environment_and_gets_all_its_grants(whole: Policy) -> N
     decision = decide(whole, job(), None)
     assert isinstance(decision, Allow)
     assert (decision.environment, decision.grants) == ("production", ("lake", "warehouse"))
-    assert (decision.max_session, decision.max_exchanges) == (timedelta(hours=12), 8)
+    assert (decision.rule.max_session, decision.rule.max_exchanges) == (timedelta(hours=12), 8)
     assert all(step.met for step in decision.trail)
     assert [(s.clause, s.claim, s.value, s.wanted) for s in decision.trail][:2] == [
         ("file", "project_id", "4711", '"4711"'),
