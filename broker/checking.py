@@ -41,7 +41,7 @@ def _files(config: Config, gathering: Gathering, *, whole: bool) -> list[str]:
     signer: LogSigner | None = None
     row_key: bytes | None = None
     with gathering:
-        if whole or config.policy.is_file():
+        if whole or config.policy.exists():
             policy = wiring.read_policy(config)
     with gathering:
         if whole or (keys.issuer != Path() and keys.issuer.is_dir()):
@@ -64,5 +64,5 @@ def _files(config: Config, gathering: Gathering, *, whole: bool) -> list[str]:
         with gathering:
             if whole:
                 require_upstreams(config, policy)
-        warnings += [str(warning) for warning in policy_warnings(policy, config.policy.name)]
+        warnings += [str(warning) for warning in policy_warnings(policy)]
     return warnings

@@ -98,7 +98,7 @@ class Exchanging:
         if isinstance(decision, Deny):
             raise await self.refusing.denied(decision, about, listener, now)
 
-        ends = [identity.expires_at] + ([now.wall + decision.max_session] if decision.max_session else [])
+        ends = [identity.expires_at] + ([now.wall + decision.rule.max_session] if decision.rule.max_session else [])
         if min(ends) <= now.wall:  # within the leeway of its `exp`, which is for clocks and not for sessions
             ended = Deny(Code.TOKEN_EXPIRED, "the job token has just expired; its leeway opens no session", decision.trail)
             raise await self.refusing.denied(ended, about, listener, now)
@@ -126,7 +126,7 @@ class Exchanging:
             return Exchanged(
                 session=opening.session,
                 handle=opening.handle,
-                left=decision.max_exchanges - opened_before - 1,
+                left=decision.rule.max_exchanges - opened_before - 1,
                 replaced=existing.session_id if existing else None,
             )
         self.refusing.meter.exchange(Code.RATE_LIMITED.word)
@@ -188,7 +188,7 @@ class Exchanging:
             OpenSession(
                 session=session,
                 replaces=existing.session_id if existing else None,
-                max_exchanges=decision.max_exchanges,
+                max_exchanges=decision.rule.max_exchanges,
             )
         )
         return _Opening(session, handle, changes, [*entries, opened])

@@ -15,10 +15,9 @@ from broker.lease import Lease, UpstreamIds
 from broker.leasing import Pace, born, extended, hours, kept, same_values, seal_lease
 from broker.ledger import Change, ExtendLease, Ledger, NoteIds, SettleIntent, WriteIntent, WriteLease
 from broker.moment import Moment
-from broker.policy.decide import decide
 from broker.policy.model import Allow, Deny, Grant, Policy, Target
 from broker.policy.templates import fill
-from broker.refusing import Refusing, about_session
+from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey
 from broker.session import Session, new_id
 from broker.upstream import Held, LeftBehind, Minted, Order, Upstream
@@ -65,10 +64,10 @@ class Issuing:
         # 1. Decide again, from the stored identity: the policy may have changed since the exchange.
         policy = self.policy()
         about = about_session(session, correlation_id, grant=grant, subpath=subpath, policy_hash=policy.hash)
-        trail = (await self._decided_again(session, grant, about, now)).trail
+        decision = await self._decided_again(session, grant, about, now)
 
         # 2. What exactly will be asked for. Nothing that does not fit the target's character set gets further.
-        definition = policy.grant(grant)
+        definition = decision.definitions[0]
         rest = session.expires_at - now.wall
         ttl = rest if definition.max_ttl is None else min(rest, definition.max_ttl)
         try:
@@ -76,7 +75,7 @@ class Issuing:
             upstream = self.upstream_for(order.target)
             planned = upstream.plan(order)
         except Refused as refusal:
-            denial = Deny(refusal.code, refusal.public, trail)
+            denial = Deny(refusal.code, refusal.public, decision.trail)
             raise await self.refusing.denied(denial, about, "session", now) from None
 
         # 3. The promise, durable before the upstream hears of it.
@@ -140,12 +139,12 @@ class Issuing:
         # 1. A rotation decides again, too.
         policy = self.policy()
         about = about_session(session, correlation_id, grant=lease.grant, subpath=lease.subpath, policy_hash=policy.hash)
-        await self._decided_again(session, lease.grant, about, now)
+        decision = await self._decided_again(session, lease.grant, about, now)
 
         # 2. Ask for more time. There is no new secret, so there is no intent: a renewal that is not logged gave nobody
         #    anything they did not have, and ends with the upstream token's own maximum.
         rest = session.expires_at - now.wall
-        order = self._order(session, policy.grant(lease.grant), lease.subpath, rest, held, correlation_id)
+        order = self._order(session, decision.definitions[0], lease.subpath, rest, held, correlation_id)
         upstream = self.upstream_for(order.target)
         renewed = await upstream.renew(order, held)
 
@@ -160,10 +159,7 @@ class Issuing:
 
     async def _decided_again(self, session: Session, grant: str, about: About, now: Moment) -> Allow:
         """From the stored identity. Raises Refused, logged, when the answer is another one than at the exchange."""
-        decision = decide(self.policy(), session.identity, (grant,))
-        if isinstance(decision, Allow) and decision.environment != session.environment:
-            hint = f"the policy has changed and this job is no longer in environment {session.environment!r}"
-            decision = Deny(Code.NO_ENVIRONMENT, hint, decision.trail)
+        decision = answer_now(self.policy(), session, (grant,))
         if isinstance(decision, Deny):
             raise await self.refusing.denied(decision, about, "session", now)
         return decision

@@ -1,6 +1,6 @@
 """Refusals that are facts: counted, written down as far as their rate allows, and told without the policy's side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,8 @@ from broker.errors import Code, Refused
 from broker.identity.proven import SignedRefusal
 from broker.ledger import Ledger
 from broker.moment import Moment
-from broker.policy.model import Deny, Policy
+from broker.policy.decide import decide
+from broker.policy.model import Allow, Deny, Policy
 from broker.session import Session
 
 
@@ -84,6 +85,15 @@ class Refusing:
             return await self.denied(Deny(Code.GRANT_DENIED, hint, ()), about, "session", self.clock())
         hint = f"there is no grant {grant!r}; this session's grants are: {', '.join(session.grants)}"
         return await self.denied(Deny(Code.GRANT_UNKNOWN, hint, ()), about, "session", self.clock())
+
+
+def answer_now(policy: Policy, session: Session, grants: Sequence[str]) -> Allow | Deny:
+    """What that policy says to a live session's job, from its stored identity. Another environment is a denial."""
+    decision = decide(policy, session.identity, grants)
+    if isinstance(decision, Allow) and decision.environment != session.environment:
+        hint = f"the policy has changed and this job is no longer in environment {session.environment!r}"
+        return Deny(Code.NO_ENVIRONMENT, hint, decision.trail)
+    return decision
 
 
 def about_session(session: Session, correlation_id: str, *, grant: str = "", subpath: str = "", policy_hash: str = "") -> About:

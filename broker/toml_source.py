@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomllib
 
@@ -24,6 +24,13 @@ KeyPath = tuple[str | int, ...]
 FilePath = str | PathLike[str]
 
 _MAX_BYTES = 16 * 1024 * 1024
+
+
+class Place(NamedTuple):
+    """Where something is written: the source of that file knows its line."""
+
+    file: str
+    path: KeyPath
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -103,9 +110,44 @@ def read_text(path: FilePath) -> str:
         raise SourceInvalid([Problem(name, line, "this line is not UTF-8 text", "save the file as UTF-8")]) from None
 
 
+def texts_at(path: FilePath, *, leaving_out: str) -> dict[str, str]:
+    """By name: the text of that file, or of every `*.toml` in that folder whose name does not end in `leaving_out`.
+
+    Names that start with a dot are not looked at. Raises SourceInvalid when there is none, when one cannot be read, or when a
+    folder in that folder has such files, which would be rules that nobody reads.
+    """
+    if not Path(path).is_dir():
+        return {Path(path).name: read_text(path)}
+    problems = []
+    texts = {}
+    try:
+        entries = sorted(Path(path).iterdir())
+    except OSError as error:
+        what = f"the folder cannot be read ({error.strerror})"
+        raise SourceInvalid([Problem(str(path), 1, what, "check the path and its permissions")]) from None
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.endswith(leaving_out):
+            continue
+        if entry.is_dir() and any(entry.glob("*.toml")):
+            what = f"{entry.name} is a folder with *.toml files in it, and they would not be read"
+            problems.append(Problem(entry.name, 1, what, "move them up, or name it with a dot in front"))
+        elif entry.suffix == ".toml":
+            try:
+                texts[entry.name] = read_text(entry)
+            except SourceInvalid as invalid:
+                problems += invalid.problems
+    if not texts and not problems:
+        problems.append(Problem(str(path), 1, "the folder has no *.toml file", "put the policy's files into it"))
+    if problems:
+        raise SourceInvalid(problems)
+    return texts
+
+
 def reader_beside(path: FilePath) -> Callable[[str], str]:
-    """Reads files that stand in the same folder as `path`, by their plain name; raises SourceInvalid for any other name."""
-    folder = Path(path).parent
+    """Reads files that stand in the same folder as `path` (in it, if it is one), by their plain name; raises SourceInvalid for
+    any other name.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
 
     def read(name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):

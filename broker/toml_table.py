@@ -6,12 +6,12 @@ reads makes nothing of a document that has one.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
-from broker.toml_source import KeyPath, Problem, Source, did_you_mean, duration
+from broker.toml_source import KeyPath, Place, Problem, Source, did_you_mean, duration
 
 T = TypeVar("T")
 
@@ -47,6 +47,15 @@ class Table:
         last = self._path[-1]
         return last if isinstance(last, int) else 0
 
+    @property
+    def place(self) -> Place:
+        """Where this table stands."""
+        return Place(self._source.name, self._path)
+
+    def at(self, key: str) -> Place:
+        """Where that key of it stands."""
+        return Place(self._source.name, (*self._path, key))
+
     def __contains__(self, key: str) -> bool:
         self._asked.add(key)
         return key in self._data
@@ -79,14 +88,19 @@ class Table:
     def name(self, key: str, *, required: bool = False) -> str | None:
         """A name as DESIGN section 2 has them."""
         value = self.text(key, required=required)
-        if value is not None and not _NAME.fullmatch(value):
-            instead = "use at most 32 lower-case letters, digits and '-', and do not start with '-'"
-            self.problem(key, f"{value!r} is not a name", instead)
-            return None
-        return value
+        return value if value is not None and self.named(key, value) else None
 
-    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
-        """A list of one or more different texts; `()` when it is absent or wrong.
+    def named(self, key: str, value: str | None = None) -> bool:
+        """Whether the value, or the key itself, is a name as DESIGN section 2 has them; a problem when it is not."""
+        name = key if value is None else value
+        if not _NAME.fullmatch(name):
+            instead = "use at most 32 lower-case letters, digits and '-', and do not start with '-'"
+            self.problem(key, f"{name!r} is not a name", instead)
+            return False
+        return True
+
+    def texts(self, key: str, *, required: bool = False, empty: bool = False) -> tuple[str, ...]:
+        """A list of different texts, of one or more unless it may be `empty`; `()` when it is absent or wrong.
 
         A text or a number in its place, or numbers in it, are a problem and are taken for what was meant: of one slip there is
         one problem, and not another wherever the texts are missed.
@@ -96,7 +110,7 @@ class Table:
             self._of(key, list, shown=f"a list of texts: write {key} = [{_quoted(given)}]")
             return (str(given),)
         values: list[Any] | None = self._of(key, list, required=required)
-        if values is None:
+        if values is None or (empty and not values):
             return ()
         if not values or not all(type(v) is str and v.strip() for v in values):
             meant = [*map(str, values)] if all(map(_plain, values)) else []
@@ -107,6 +121,17 @@ class Table:
         if len(set(values)) != len(values):
             self.problem(key, f"{key} names something twice", "name each once")
         return tuple(values)
+
+    def one_or_more(self, key: str) -> tuple[str, ...]:
+        """A text, or a list of one or more different texts; `()` when it is absent or wrong."""
+        if type(self.raw(key)) is not str:
+            return self.texts(key)
+        value = self.text(key)
+        return () if value is None else (value,)
+
+    def members(self) -> Mapping[str, Any]:
+        """Everything in it, as TOML has it and all of it known: for tables whose values the caller checks."""
+        return {key: self._data[key] for key in self.keys()}
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         value: bool | None = self._of(key, bool)
@@ -149,8 +174,8 @@ class Table:
             self.problem(key, f"{key}: {error}", instead)
             return None
 
-    def table(self, key: str) -> Self | None:
-        data = self._of(key, dict)
+    def table(self, key: str, *, required: bool = False) -> Self | None:
+        data = self._of(key, dict, required=required)
         return None if data is None else self._inner((key,), data)
 
     def tables(self, key: str) -> list[Self]:

@@ -9,7 +9,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -27,6 +27,7 @@ from broker.issuing import MOST_SKEW, Issuing
 from broker.keyfiles import read_private, read_symmetric
 from broker.leases.desk import SessionDesk
 from broker.leases.ending import Ending
+from broker.leases.policing import InForce, Policing
 from broker.leases.revocation import Revocation
 from broker.leases.rotation import Rotation
 from broker.leases.table import LiveSession, Table
@@ -35,6 +36,7 @@ from broker.leasing import Pace
 from broker.moment import Moment
 from broker.policy.language import load as load_policy
 from broker.policy.model import Policy
+from broker.policy_files import PolicyFiles
 from broker.refusing import Refusing
 from broker.session import SessionState, new_id
 from broker.signing import Keyring
@@ -50,7 +52,7 @@ from broker.web.door import Door
 from broker.web.limits import DoorLimits, GatedVerifier, ProjectGate
 from broker.web.metrics import Metrics
 from broker.web.routes import Routes
-from broker.web.server import serve, stopped_by_signals
+from broker.web.server import asked_by_hangup, serve, stopped_by_signals
 from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt
 
 log = logging.getLogger("credbroker")
@@ -96,7 +98,7 @@ def read_files(config: Config) -> Read:
     """Policy and keys. Raises Misconfigured, ManyFaults when several of these files cannot be used."""
     gathering = Gathering()
     with gathering:
-        policy = read_policy(config)
+        policy = policy_files(config).read()
     with gathering:
         keyring = Keyring.load(config.keys.issuer, system_clock().wall)
     with gathering:
@@ -105,6 +107,11 @@ def read_files(config: Config) -> Read:
         row_key = read_symmetric(config.keys.store)
     gathering.raise_any()
     return Read(policy=policy, keyring=keyring, signer=signer, row_key=row_key)
+
+
+def policy_files(config: Config) -> PolicyFiles:
+    issuers = {issuer.name: issuer.profile for issuer in config.issuers}
+    return PolicyFiles(path=config.policy, issuers=issuers, fits=lambda policy: require_upstreams(config, policy))
 
 
 def run(config: Config) -> None:
@@ -119,15 +126,15 @@ def run(config: Config) -> None:
 
 
 async def _run(config: Config) -> None:
-    stop = asyncio.Event()
+    stop, asked = asyncio.Event(), asyncio.Event()
     # Signals to the very end: a second SIGTERM must not cut the flush short.
-    with stopped_by_signals(stop), only_server_of(config.store):
-        await _serve_until(stop, config)
+    with stopped_by_signals(stop), asked_by_hangup(asked), only_server_of(config.store):
+        await _serve_until(stop, asked, config)
 
 
-async def _serve_until(stop: asyncio.Event, config: Config) -> None:
+async def _serve_until(stop: asyncio.Event, asked: asyncio.Event, config: Config) -> None:
     files = read_files(config)
-    require_upstreams(config, files.policy)
+    in_force = InForce(files.policy)
     metrics = Metrics()
     pool = UpstreamPool()
     ledger = SqliteLedger.open(
@@ -140,7 +147,7 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     denials = BoundedDenials()
     rate = config.limits.project_rate
     refusing = Refusing(
-        policy=lambda: files.policy,
+        policy=in_force,
         ledger=ledger,
         journal=journal,
         denials=denials,
@@ -149,7 +156,7 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     )
     exchanging = Exchanging(
         verifier=GatedVerifier(verifier=verifier, gate=ProjectGate(rate.count, rate.per, clock=time.monotonic)),
-        policy=lambda: files.policy,
+        policy=in_force,
         ledger=ledger,
         journal=journal,
         refusing=refusing,
@@ -157,7 +164,7 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
         bind_uid=config.listen.unix_bind_uid,
     )
     issuing = Issuing(
-        policy=lambda: files.policy,
+        policy=in_force,
         ledger=ledger,
         journal=journal,
         refusing=refusing,
@@ -171,7 +178,7 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     def end_by_policy(live: LiveSession) -> None:
         ending.start(live, SessionState.REVOKED, "the policy no longer gives this job what it had")
 
-    rotation = Rotation(issuing, lambda: files.policy, system_clock, end_by_policy)
+    rotation = Rotation(issuing, in_force, system_clock, end_by_policy)
     revocation = Revocation(ledger=ledger, journal=journal, upstreams=upstreams, clock=system_clock)
     ending = Ending(table=table, rotation=rotation, revocation=revocation, ledger=ledger, journal=journal, clock=system_clock)
     desk = SessionDesk(
@@ -181,7 +188,7 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
         table=table,
         rotation=rotation,
         ending=ending,
-        policy=lambda: files.policy,
+        policy=in_force,
         region=lambda grant: region_of(config.upstreams, grant),
         clock=system_clock,
     )
@@ -193,6 +200,17 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
         rollup=denials,
         rolled_up=metrics.rolled_up,
         clock=system_clock,
+    )
+    policing = Policing(
+        in_force=in_force,
+        files=policy_files(config),
+        table=table,
+        ending=ending,
+        refusing=refusing,
+        ledger=ledger,
+        journal=journal,
+        clock=system_clock,
+        asked=asked,
     )
 
     limits = DoorLimits(
@@ -213,11 +231,11 @@ async def _serve_until(stop: asyncio.Event, config: Config) -> None:
     door = Door(desk=desk, rest=routes.app(), limits=limits, clock=system_clock, metrics=metrics, public_url=config.public_url)
     try:
         now = system_clock()
-        await ledger.commit([], [journal.policy_loaded(at=now.wall, policy_hash=files.policy.hash, text=files.policy.text)])
-        await ledger.commit([], [journal.broker_started(at=now.wall, policy_hash=files.policy.hash, log_vkey=files.signer.vkey)])
         await upkeep.resume()
+        await policing.begin()
+        await ledger.commit([], [journal.broker_started(at=now.wall, policy_hash=files.policy.hash, log_vkey=files.signer.vkey)])
         await verifier.warm(now)
-        with _looking_after(upkeep):
+        with _looking_after(upkeep.run(), policing.run()):
             await serve(door, _listeners(config), limits, stop=stop, on_ready=_announce)
     finally:
         # What was in flight is answered. Sessions live on in the store; endings under way are finished or swept later.
@@ -252,12 +270,14 @@ def _watch(metrics: Metrics, table: Table, verifier: TokenVerifier) -> None:
 
 
 @contextlib.contextmanager
-def _looking_after(upkeep: Upkeep) -> Iterator[None]:
-    task = asyncio.get_running_loop().create_task(upkeep.run())
+def _looking_after(*work: Coroutine[None, None, None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(one) for one in work]
     try:
         yield
     finally:
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 def _announce(urls: tuple[str, ...]) -> None:

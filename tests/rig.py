@@ -146,7 +146,7 @@ class Rig:
         self.denials = BoundedDenials()
         self.journal = Journal("broker-1", "0.1.0")
         upstreams = {"aws": self.aws, "vault": self.vault}
-        refusing = Refusing(
+        self.refusing = refusing = Refusing(
             policy=lambda: self.policy,
             ledger=self.ledger,
             journal=self.journal,

@@ -20,6 +20,8 @@ from broker.identity.claims import JobIdentity
 from broker.identity.proven import Proven
 from broker.moment import epoch_ms, rfc3339
 
+_MOST_PROBLEMS = 20  # of a policy that was refused; how many there were is said
+_PROBLEM_CHARS = 500
 _WITH_CLAIMS = frozenset({"session_opened", "intent", "issued", "denied"})  # the decisions, and what a receipt is kept of
 
 
@@ -206,11 +208,24 @@ class Journal:
         }
         return self._entry("revoke_failed", at, about, data, entity=lease_id)
 
-    def policy_loaded(self, *, at: datetime, policy_hash: str, text: str) -> Entry:
+    def policy_loaded(self, *, at: datetime, policy_hash: str, text: str, git_commit: str = "") -> Entry:
         """A policy takes effect. Its text is kept beside the tree, under its SHA-256, which the entry holds."""
         about = About(correlation_id="", policy_hash=policy_hash)
-        data: dict[str, Json] = {"text_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        data: dict[str, Json] = {"git_commit": git_commit, "text_sha256": hashlib.sha256(text.encode()).hexdigest()}
         return self._entry("policy_loaded", at, about, data, entity=policy_hash, policy_text=text)
+
+    def policy_refused(
+        self, *, at: datetime, policy_hash: str, refused_hash: str, problems: Sequence[str], git_commit: str = ""
+    ) -> Entry:
+        """A policy that was not taken, and the first of its problems. `policy_hash` is the one that stays in force."""
+        data: dict[str, Json] = {
+            "git_commit": git_commit,
+            "problem_count": len(problems),
+            "problems": [problem[:_PROBLEM_CHARS] for problem in problems[:_MOST_PROBLEMS]],
+            "refused_hash": refused_hash,
+        }
+        about = About(correlation_id="", policy_hash=policy_hash)
+        return self._entry("policy_refused", at, about, data, entity=refused_hash or "unreadable")
 
     def broker_started(self, *, at: datetime, policy_hash: str, log_vkey: str) -> Entry:
         about = About(correlation_id="", policy_hash=policy_hash)

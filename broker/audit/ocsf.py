@@ -90,6 +90,15 @@ SHAPES = {
         entity="Intent",
     ),
     "policy_loaded": Shape(class_uid=ENTITY_MANAGEMENT, activity_id=_ACTIVATE, entity="Policy"),
+    "policy_refused": Shape(
+        class_uid=ENTITY_MANAGEMENT,
+        activity_id=_ACTIVATE,
+        severity_id=_MEDIUM,
+        disposition_id=_BLOCKED,
+        status_id=_FAILURE,
+        status="Failure",
+        entity="Policy",
+    ),
     "broker_started": Shape(class_uid=ENTITY_MANAGEMENT, activity_id=_ACTIVATE, entity="Broker"),
     "rollup": Shape(class_uid=AUTHENTICATION, activity_id=_LOGON, severity_id=_LOW, status_id=_FAILURE, status="Failure"),
 }

@@ -78,5 +78,13 @@ def _what(ours: dict[str, Any]) -> Iterator[str]:
         yield f"until {ours['expires_at']}"
     if ours["kind"] == "rollup":
         yield from (f"{line['count']} x {line['code']} on {line['listener']}" for line in ours["counts"])
+    yield from _of_policy(ours)
+
+
+def _of_policy(ours: dict[str, Any]) -> Iterator[str]:
     if ours["kind"] in {"policy_loaded", "broker_started"} and ours.get("policy_hash"):
         yield f"policy {ours['policy_hash']}"
+    if ours["kind"] == "policy_refused":
+        yield f"{ours['problem_count']} problems; policy {ours['policy_hash']} stays"
+    if ours.get("git_commit"):
+        yield f"commit {ours['git_commit']}"

@@ -105,7 +105,7 @@ def verify(log: LogReader, key: VerifierKey, *, progress: Callable[[int], None] 
             for what in promises.take(kept.index, said):
                 found.promise(kept.index, said.entry_id, what)
             if said.kind == "policy_loaded":
-                texts.add((str(parsed(kept.body)["unmapped"].get("text_sha256")), said.policy_hash))
+                texts.update((text, said.policy_hash) for text in _text_hash(kept, found))
         signed.check(frontier)
         progress(frontier.size)
     signed.rest(frontier.size)
@@ -197,6 +197,15 @@ def _entry(kept: Kept, found: _Findings) -> Facets | None:
     if said != kept.facets:
         found.entry(kept.index, said.entry_id, "the index beside the log says something else than the entry")
     return said
+
+
+def _text_hash(kept: Kept, found: _Findings) -> list[str]:
+    """Of the policy that the entry says was loaded; none when its bytes can be read in part only."""
+    try:
+        return [str(parsed(kept.body)["unmapped"].get("text_sha256"))]
+    except ValueError as error:
+        found.entry(kept.index, kept.facets.entry_id, f"its bytes are not an entry: {error}")
+        return []
 
 
 def _head(log: LogReader, frontier: Frontier, signed: _Signed, found: _Findings) -> None:

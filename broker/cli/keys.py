@@ -24,6 +24,13 @@ def keygen(folder: Path, origin: str) -> None:
 
     Prints the log's public key, to be handed to whoever verifies the log. Nothing that is there already is replaced.
     """
+    vkey = make_keys(folder, origin)
+    click.echo(f"keys are in {folder}; whoever can read them can be the broker. The log's public key:", err=True)
+    click.echo(vkey)
+
+
+def make_keys(folder: Path, origin: str) -> str:
+    """What `keygen` makes. Returns the log's public key. Raises Misconfigured when there are keys, or one cannot be written."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -50,8 +57,7 @@ def keygen(folder: Path, origin: str) -> None:
     write_private(log, log_pem)
     write_private(store, format_symmetric(secrets.token_bytes(SYMMETRIC_BYTES)))
     write_private(issuer_folder / f"{now:%Y%m%d}-{kid[:8]}.pem", issuer_key)
-    click.echo(f"keys are in {folder}; whoever can read them can be the broker. The log's public key:", err=True)
-    click.echo(vkey)
+    return vkey
 
 
 @click.group()

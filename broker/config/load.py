@@ -64,7 +64,7 @@ def _config(root: Table) -> Config:
     config = Config(
         public_url=public_url,
         issuer_url=issuer_url,
-        policy=root.file("policy", required=True) or NOWHERE,
+        policy=root.file_or_folder("policy") or NOWHERE,
         listen=listeners(root, warnings),
         store=_store(root),
         keys=_keys(root),

@@ -10,6 +10,7 @@ from broker.loopback import is_loopback
 from broker.toml_source import Problem, Source
 
 _MAX_PORT = 65535
+_RELATIVE = "paths are relative to the configuration file"
 
 
 class Table(toml_table.Table):
@@ -38,9 +39,9 @@ class Table(toml_table.Table):
             return ()
         return tuple(values)
 
-    def table(self, key: str) -> Self:
+    def table(self, key: str, *, required: bool = False) -> Self:
         """The table of that name; an empty one when it is absent, so that what it must hold is missing."""
-        return super().table(key) or self._inner((key,), {})
+        return super().table(key, required=required) or self._inner((key,), {})
 
     def path(self, key: str, *, required: bool = False) -> Path | None:
         """An absolute path; nothing is looked up."""
@@ -59,7 +60,14 @@ class Table(toml_table.Table):
         path = self.path(key, required=required)
         if path is not None and not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "does not exist, or may not be looked at"
-            self.problem(key, f"{key}: {path} {what}", "paths are relative to the configuration file")
+            self.problem(key, f"{key}: {path} {what}", _RELATIVE)
+        return path
+
+    def file_or_folder(self, key: str) -> Path | None:
+        """An existing file or folder, as an absolute path."""
+        path = self.path(key, required=True)
+        if path is not None and not (path.is_file() or path.is_dir()):
+            self.problem(key, f"{key}: {path} does not exist, or may not be looked at", _RELATIVE)
         return path
 
     def directory(self, key: str) -> Path | None:

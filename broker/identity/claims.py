@@ -27,6 +27,17 @@ class ClaimSet(Mapping[str, ClaimValue]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __contains__(self, name: object) -> bool:  # this and `get` as Mapping has them, without a KeyError on the way
+        return name in self._values
+
+    def get(self, name: str, default: ClaimValue | None = None) -> ClaimValue | None:  # type: ignore[override]  # no other default
+        return self._values.get(name, default)
+
+    @property
+    def by_name(self) -> Mapping[str, ClaimValue]:
+        """The claims as the quickest mapping there is, for what looks at many of them. Not for writing to."""
+        return self._values
+
     def __repr__(self) -> str:
         return f"ClaimSet({', '.join(self)})"
 

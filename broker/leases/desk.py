@@ -14,9 +14,10 @@ from broker.leases.table import LiveSession, Table
 from broker.leasing import open_lease
 from broker.ledger import Ledger
 from broker.moment import Moment
-from broker.policy.model import AwsGrant, Grant, Policy
+from broker.policy.decide import decide
+from broker.policy.model import Allow, AwsGrant, Deny, Grant, Policy
 from broker.policy.templates import wildcard
-from broker.refusing import Refusing
+from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey
 from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash, refusal_of
@@ -57,18 +58,19 @@ class SessionDesk:
         """`Exchanging.exchange`, and the session is served from here on; what a resumed one was issued is taken back."""
         exchanged = await self._exchanging.exchange(request)
         session = exchanged.session
-        self._table.add(session, SealKey(exchanged.handle, session.session_id), self._clock())
+        live = self._table.add(session, SealKey(exchanged.handle, session.session_id), self._clock())
         if exchanged.replaced is not None:
             await self._ending.take_back_replaced(exchanged.replaced, request.correlation_id)
+        await self._require_still_allowed(live, request.correlation_id)
         return exchanged
 
     async def read(self, request: ReadRequest) -> Lease:
         """The grant's current credential. Raises Refused, Unavailable or Misconfigured."""
         live = await self._enter(request.unverified_handle, request.peer)
         if request.grant not in live.session.grants:
-            known = self._policy().has_grant(request.grant)
+            known = self._is_known(live, request.grant)
             raise await self._refusing.grant(live.session, request.grant, known, request.correlation_id)
-        if request.kind == "aws" and not self._is_aws(request.grant):
+        if request.kind == "aws" and not self._is_aws(live, request.grant):
             raise Refused(
                 Code.GRANT_UNKNOWN, f"grant {request.grant!r} is not an AWS grant; read it at /v1/credentials/{request.grant}"
             )
@@ -87,8 +89,8 @@ class SessionDesk:
             for slot in live.slots.values()
             if slot.lease is not None
         )
-        policy = self._policy()
-        offers = tuple(self._offer(policy.grant(name)) for name in live.session.grants if policy.has_grant(name))
+        answer = answer_now(self._policy(), live.session, live.session.grants)
+        offers = tuple(map(self._offer, answer.definitions)) if isinstance(answer, Allow) else ()
         return SessionView(session=live.session, offers=offers, leases=lines)
 
     async def heartbeat(self, unverified_handle: str, peer: Peer) -> None:
@@ -116,15 +118,29 @@ class SessionDesk:
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
-    def _is_aws(self, name: str) -> bool:
-        """Also of a grant that the policy has no longer: the decision that follows refuses that one."""
-        policy = self._policy()
-        return not policy.has_grant(name) or isinstance(policy.grant(name).target, AwsGrant)
-
     def _offer(self, grant: Grant) -> Offer:
         if isinstance(grant.target, AwsGrant):
             return Offer(grant=grant.name, kind="aws", subpath=False, region=self._region(grant.target))
         return Offer(grant=grant.name, kind="vault", subpath=bool(wildcard(grant.target.path)), region=None)
+
+    async def _require_still_allowed(self, live: LiveSession, correlation_id: str) -> None:
+        """A policy that came into force while the session was written has not seen it."""
+        policy = self._policy()
+        answer = answer_now(policy, live.session, live.session.grants)
+        if policy.hash != live.session.policy_hash and isinstance(answer, Deny):
+            self._ending.start(live, SessionState.REVOKED, "the policy changed while the session was opened")
+            about = about_session(live.session, correlation_id, policy_hash=policy.hash)
+            raise await self._refusing.denied(answer, about, "session", self._clock())
+
+    def _is_known(self, live: LiveSession, grant: str) -> bool:
+        """Whether the policy has a grant of that name where this job is; an invented name is not put into the log."""
+        decision = decide(self._policy(), live.session.identity, (grant,))
+        return isinstance(decision, Allow) or decision.code is Code.GRANT_DENIED
+
+    def _is_aws(self, live: LiveSession, grant: str) -> bool:
+        """False for a grant of Vault alone: one that is denied by now is refused when it is issued, and logged there."""
+        decision = decide(self._policy(), live.session.identity, (grant,))
+        return isinstance(decision, Deny) or isinstance(decision.definitions[0].target, AwsGrant)
 
     async def _enter(self, unverified_handle: str, peer: Peer) -> LiveSession:
         """The live session of a handle that may be used from here. A cold one is warm afterwards."""

@@ -4,7 +4,8 @@ from collections import deque
 
 from broker.errors import Code, Unavailable
 from broker.moment import Moment
-from broker.policy.model import Policy
+from broker.policy.decide import decide
+from broker.policy.model import Allow, Policy
 from broker.session import Session
 
 
@@ -16,10 +17,11 @@ class Rates:
 
     def admit(self, policy: Policy, session: Session, grant: str, now: Moment) -> None:
         """Count one issuance. Raises Unavailable(rate_limited) with the wait until the next one fits."""
-        rate = next((g.rate for g in policy.grants if g.name == grant), None)
+        identity = session.identity
+        decision = decide(policy, identity, (grant,))
+        rate = decision.definitions[0].rate if isinstance(decision, Allow) else None  # a denial is said by who issues
         if rate is None:
             return
-        identity = session.identity
         window = self._issued.setdefault((identity.issuer_name, identity.stable_id, session.environment, grant), deque())
         horizon = now.mono - rate.per.total_seconds()
         while window and window[0] <= horizon:

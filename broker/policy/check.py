@@ -1,6 +1,6 @@
 """What is allowed in a policy and still deserves a second look. A policy with warnings is taken; each says what it risks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
 from broker.identity.profile import Assurance
@@ -8,21 +8,31 @@ from broker.identity.profiles import PROFILES
 from broker.policy.glob import Glob
 from broker.policy.model import Condition, Environment, Grant, Policy, VaultGrant
 from broker.policy.overlap import TooComplexError, can_meet, find_job
-from broker.toml_source import KeyPath, Problem, parse
+from broker.toml_source import KeyPath, Place, Problem
 
 _MIN_KV_SEGMENTS = 2
 
-_Remark = tuple[KeyPath, str, str]
+_Remark = tuple[Place, KeyPath, str, str]
 
 
-def warnings(policy: Policy, name: str) -> tuple[Problem, ...]:
-    """Everything worth a second look, in the order of lines; `name` is what messages call the file."""
-    source = parse(policy.text, name)
+def warnings(policy: Policy) -> tuple[Problem, ...]:
+    """Everything worth a second look, in the order of files and lines."""
     remarks = [remark for environment in policy.environments for remark in _of_environment(policy, environment)]
-    unreachable = {environment.name for environment in policy.environments if not _reachable(environment)}
-    for order, grant in enumerate(policy.grants):
-        remarks += [(("grant", order, *path), what, instead) for path, what, instead in _of_grant(grant, unreachable)]
-    return tuple(sorted({source.problem(*remark) for remark in remarks}))
+    unreachable = {environment.order for environment in policy.environments if not _reachable(environment)}
+    remarks += [remark for grant in policy.grants for remark in _of_grant(policy, grant, unreachable)]
+    remarks += _of_guards(policy)
+    return tuple(sorted({policy.problem(*remark) for remark in remarks}))
+
+
+def shared(policy: Policy) -> Mapping[str, tuple[str, ...]]:
+    """Who reaches each shared grant: `environment (file: pin …)`, every one of them."""
+    return {
+        grant.name: tuple(
+            f"{e.name} ({e.file}: {e.pinned_by} {', '.join(sorted(e.pinned_to))})" for e in policy.reached_by(grant)
+        )
+        for grant in policy.grants
+        if grant.shared
+    }
 
 
 def _reachable(environment: Environment) -> bool:
@@ -33,50 +43,63 @@ def _reachable(environment: Environment) -> bool:
 
 
 def _of_environment(policy: Policy, environment: Environment) -> Iterator[_Remark]:
-    name, here = environment.name, ("environment", environment.order)
+    name, here = environment.name, environment.place
     if not _reachable(environment):
-        yield here, f"no job can ever be in environment {name!r}: its conditions exclude each other", "loosen one of them"
-    if not policy.granted(name):
-        yield here, f"environment {name!r} has no grant", f"name {name!r} in the `environments` of a grant"
+        yield here, (), f"no job can ever be in environment {name!r}: its conditions exclude each other", "loosen one of them"
+    if not policy.granted(environment):
+        yield here, (), f"environment {name!r} has no grant", f"name {name!r} in the `environments` of a grant"
     if environment.allow_forks:
         what = f"environment {name!r} takes merge requests of forks: whoever can fork the project runs code in it"
-        yield (*here, "allow_forks"), what, "give it nothing that a stranger may not have"
+        yield here, ("allow_forks",), what, "give it nothing that a stranger may not have"
         if any(condition.clause == "pipeline-source" for condition in environment.conditions):
             what = "allow_forks changes nothing: an environment that does not list its sources takes no merge request"
-            yield (*here, "allow_forks"), what, f"list them in when.{PROFILES[environment.profile].source}"
-    yield from _guards(environment)
+            yield here, ("allow_forks",), what, f"list them in when.{PROFILES[environment.profile].source}"
+    yield from _rests_on(environment)
     for condition in environment.conditions:
-        if condition.clause in ("when", "unless"):
-            path = (*here, condition.clause, condition.claim)
-            yield from ((path, what, instead) for what, instead in _of_condition(environment, condition))
+        if condition.clause in ("when", "unless") and condition.place is not None:
+            place = condition.place
+            yield from ((place, (), what, instead) for what, instead in _of_condition(environment, condition))
 
 
-def _guards(environment: Environment) -> Iterator[_Remark]:
+def _rests_on(environment: Environment) -> Iterator[_Remark]:
     """What an environment rests on: a name that anybody can write into `.gitlab-ci.yml` is not enough."""
     profile = PROFILES[environment.profile]
-    here = ("environment", environment.order)
+    here = environment.place
     asked = {c.claim: c for c in environment.conditions if c.clause in ("when", "file")}
     guarded = "ref_protected" in asked and True in asked["ref_protected"].exact
     if profile.refs and not profile.refs & asked.keys():
         what = f"environment {environment.name!r} does not look at the ref: a job on any branch gets it"
-        yield here, what, f"add when.{'ref_path' if 'ref_path' in profile.refs else 'ref'} or when.ref_protected"
+        yield here, (), what, f"add when.{'ref_path' if 'ref_path' in profile.refs else 'ref'} or when.ref_protected"
     if "ref" in asked and "ref_path" in profile.refs and not {"ref_type", "ref_path"} & asked.keys():
         what = "a branch and a tag of the same name have the same `ref`"
-        yield (*here, "when", "ref"), what, "use when.ref_path, as in refs/heads/main"
-    for claim in asked if profile.refs else ():
+        yield asked["ref"].place or here, (), what, "use when.ref_path, as in refs/heads/main"
+    for claim, condition in asked.items() if profile.refs else ():
         if profile.claims[claim].assurance is Assurance.CHOSEN and not guarded:
             what = f"{claim} is what the writer of the pipeline says it is, and the ref need not be protected"
-            yield (*here, "when", claim), what, "add when.ref_protected = true"
+            yield condition.place or here, (), what, "add when.ref_protected = true"
     if environment.pinned_by != profile.stable_id:
         group = f"{environment.pinned_by} {', '.join(sorted(environment.pinned_to))}"
         what = f"environment {environment.name!r} takes every project of {group}, later ones too"
-        yield here, what, f"pin when.{profile.stable_id} if it is meant for some"
+        yield here, (), what, f"pin when.{profile.stable_id} if it is meant for some"
+
+
+def _of_guards(policy: Policy) -> Iterator[_Remark]:
+    used = {c.place.path[1] for e in policy.environments for c in e.conditions if c.guard and c.place is not None}
+    for file, source in policy.sources.items():
+        for name in source.data.get("guards", {}):
+            if name not in used:
+                yield (
+                    Place(file, ("guards", name)),
+                    (),
+                    f"guard {name!r} guards nothing",
+                    "name it in the `use` of an environment",
+                )
 
 
 def _of_condition(environment: Environment, condition: Condition) -> Iterator[tuple[str, str]]:
     for glob in condition.globs:
         yield from _of_glob(glob, condition)
-    if condition.negated:
+    if condition.negated and not condition.guard:  # a guard is for many: here it may well be the second lock
         asked = [c for c in environment.conditions if c.claim == condition.claim and not c.negated]
         if asked and not _keeps_out(asked, condition):
             yield f"unless.{condition.claim} keeps nobody out: when.{condition.claim} takes nothing of it", "leave it out"
@@ -109,11 +132,17 @@ def _keeps_out(asked: list[Condition], unless: Condition) -> bool:
         return True
 
 
-def _of_grant(grant: Grant, unreachable: set[str]) -> Iterator[_Remark]:
-    if set(grant.environments) <= unreachable:
-        yield (), f"grant {grant.name!r} cannot be had: no job can be in any of its environments", "name another environment"
+def _of_grant(policy: Policy, grant: Grant, unreachable: set[int]) -> Iterator[_Remark]:
+    reached = policy.reached_by(grant)
+    if all(environment.order in unreachable for environment in reached):
+        what = f"grant {grant.name!r} cannot be had: no job can be in any of its environments"
+        yield grant.place, (), what, "name another environment"
+    if grant.shared and len({environment.file for environment in reached}) == 1:
+        what = f"grant {grant.name!r} is shared and only {reached[0].file} has an environment that it names"
+        yield grant.place, ("shared",), what, "leave `shared` out until another file needs it"
     if isinstance(grant.target, VaultGrant) and grant.target.engine == "kv2":
         segments = grant.target.path.split("/")
         if len(segments) > _MIN_KV_SEGMENTS and segments[1] == "data":
             written = "/".join([segments[0], *segments[2:]])
-            yield ("vault", "path"), "the path of a kv2 secret is written without data/, which is added", f"write {written}"
+            what = "the path of a kv2 secret is written without data/, which is added"
+            yield grant.place, ("vault", "path"), what, f"write {written}"

@@ -4,19 +4,22 @@ What each claim is (its type, whether it has segments, whether it is an id) the 
 """
 
 import re
+from dataclasses import replace
 
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.policy.glob import Glob, compile_glob, is_glob
 from broker.policy.model import Condition
 from broker.policy.reading import Table
-from broker.toml_source import did_you_mean
+from broker.toml_source import Place, did_you_mean
 
 _WANTED_CHARS = 160
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SINGLE = {ClaimKind.TEXT: str, ClaimKind.TEXTS: str, ClaimKind.NUMBER: int}
 
 
-def conditions(clause: str, table: Table, profile: Profile, *, skip: frozenset[str] = frozenset()) -> list[Condition]:
+def conditions(
+    clause: str, table: Table, profile: Profile, *, skip: frozenset[str] = frozenset(), guard: str = ""
+) -> list[Condition]:
     """The conditions of one clause; what is wrong with any goes to the table's problems."""
     found = []
     for name in table.keys():  # noqa: SIM118  a Table is no dict: this marks its keys as known
@@ -28,13 +31,13 @@ def conditions(clause: str, table: Table, profile: Profile, *, skip: frozenset[s
             continue
         condition = _condition(clause, name, claim, table)
         if condition is not None:
-            found.append(condition)
+            found.append(replace(condition, guard=guard) if guard else condition)
     return found
 
 
-def built_in(clause: str, claim: str, values: frozenset[str]) -> Condition:
+def built_in(clause: str, claim: str, values: frozenset[str], place: Place | None = None) -> Condition:
     """A condition that the language adds: exact texts."""
-    return _compiled(clause, claim, ClaimKind.TEXT, frozenset(values), ())
+    return _compiled(clause, claim, ClaimKind.TEXT, frozenset(values), (), place)
 
 
 def _unknown(clause: str, name: str, profile: Profile) -> tuple[str, str]:
@@ -53,7 +56,7 @@ def _condition(clause: str, name: str, claim: Claim, table: Table) -> Condition 
             instead = f"write {clause}.{name} = {meant if meant in ('true', 'false') else 'true or false'}"
             table.problem(name, f"{clause}.{name} is a boolean and {value!r} is none", f"{instead}, without quotes")
             return None
-        return _compiled(clause, name, claim.kind, frozenset({value}), ())
+        return _compiled(clause, name, claim.kind, frozenset({value}), (), table.at(name))
     values = value if type(value) is list else [value]
     if not values:
         table.problem(
@@ -72,7 +75,7 @@ def _condition(clause: str, name: str, claim: Claim, table: Table) -> Condition 
             globs.append(compile_glob(element))
         else:
             exact.add(element)
-    return _compiled(clause, name, claim.kind, frozenset(exact), tuple(globs)) if good else None
+    return _compiled(clause, name, claim.kind, frozenset(exact), tuple(globs), table.at(name)) if good else None
 
 
 def wrong_value(element: object, claim: Claim) -> tuple[str, str] | None:
@@ -116,13 +119,20 @@ def _wrong_glob(element: str, claim: Claim) -> tuple[str, str] | None:
     return None
 
 
-def _compiled(clause: str, name: str, kind: ClaimKind, exact: frozenset[str | bool | int], globs: tuple[Glob, ...]) -> Condition:
+def _compiled(
+    clause: str,
+    name: str,
+    kind: ClaimKind,
+    exact: frozenset[str | bool | int],
+    globs: tuple[Glob, ...],
+    place: Place | None,
+) -> Condition:
     negated = clause == "unless"
     shown = [_shown(value) for value in sorted(exact, key=str)] + [_shown(glob.text) for glob in globs]
     wanted = ("not " if negated else "") + " or ".join(shown)
     if len(wanted) > _WANTED_CHARS:
         wanted = f"{wanted[:_WANTED_CHARS]}… ({len(shown)} values)"
-    return Condition(claim=name, clause=clause, kind=kind, exact=exact, globs=globs, negated=negated, wanted=wanted)
+    return Condition(claim=name, clause=clause, kind=kind, exact=exact, globs=globs, negated=negated, wanted=wanted, place=place)
 
 
 def _shown(value: str | bool | int) -> str:

@@ -4,17 +4,18 @@ Deny is the default. What a refused job is told are its own claims only (DESIGN 
 read the policy by asking.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from broker.errors import Code
-from broker.identity.claims import ClaimSet, ClaimValue, JobIdentity
+from broker.identity.claims import ClaimSet, JobIdentity
 from broker.identity.profiles import PROFILES
 from broker.policy.model import Allow, Decision, Deny, Environment, Policy, Step
+from broker.policy.trail import Trail, examine
 
 _STRANGER = "this job is in no environment of this broker's policy"
-_MAX_STEPS = 64  # of a denial's trail: a log entry is bounded
 _MAX_CLAIMS = 8  # told in a hint
-_SHOWN_CHARS = 80
+_MAX_STEPS = 64  # of a denial's trail: somebody may be near many environments
+_NAME_CHARS = 80
 
 
 def decide(policy: Policy, identity: JobIdentity, wants: Sequence[str] | None) -> Decision:
@@ -30,26 +31,25 @@ def decide_claims(policy: Policy, issuer: str, profile: str, claims: ClaimSet, w
     found = candidates(policy, issuer, profile, claims)
     matching = [environment for environment in found if matches(environment, claims)]
     if not matching:
-        trails = [tuple(examine(environment, claims)) for environment in found]
-        return Deny(Code.NO_ENVIRONMENT, _hint(found, trails), tuple(step for trail in trails for step in trail)[:_MAX_STEPS])
+        return Deny(
+            Code.NO_ENVIRONMENT, _hint(found, [tuple(examine(e, claims)) for e in found]), Trail(found, claims, most=_MAX_STEPS)
+        )
     if len(matching) > 1:
         # The proof at load excludes this. Should it have a hole, two environments are none.
-        trail = tuple(step for environment in matching for step in examine(environment, claims))
-        return Deny(Code.NO_ENVIRONMENT, "the policy puts this job into two environments; its owner has to look at it", trail)
-    return _granted(policy, matching[0], tuple(examine(matching[0], claims)), wants)
+        hint = "the policy puts this job into two environments; its owner has to look at it"
+        return Deny(Code.NO_ENVIRONMENT, hint, Trail(matching, claims))
+    return _granted(policy, matching[0], Trail(matching, claims), wants)
 
 
 def candidates(policy: Policy, issuer: str, profile: str, claims: ClaimSet) -> list[Environment]:
     """The environments that are pinned to this job's own stable ids, in the policy's order."""
-    kind = PROFILES.get(profile)
-    if kind is None:
-        return []
-    found = []
-    for pin in kind.pins:
-        value = claims.get(pin)
-        if type(value) is str:
-            found += [e for e in policy.pinned(issuer, pin, value) if e.profile == profile]
-    return sorted(found, key=lambda environment: environment.order)
+    found: list[Environment] = []
+    get = claims.by_name.get
+    for pin, pinned in policy.pins(issuer, profile):
+        value = get(pin)
+        if type(value) is str and value in pinned:
+            found = sorted([*found, *pinned[value]], key=_order) if found else [*pinned[value]]
+    return found
 
 
 def matches(environment: Environment, claims: ClaimSet) -> bool:
@@ -57,58 +57,39 @@ def matches(environment: Environment, claims: ClaimSet) -> bool:
 
     Says nothing about the issuer: `candidates` has looked at it.
     """
-    get = claims.get
-    for condition in environment.conditions:
+    get = claims.by_name.get
+    for condition in environment.other:  # globs first: a project's environments differ in their refs
         if not condition.holds(get(condition.claim)):
+            return False
+    for claim, kind, exact in environment.plain:
+        value = get(claim)
+        if value not in exact or type(value) is not kind:  # 1 is in {True}
             return False
     return environment.allow_forks or not PROFILES[environment.profile].is_fork(claims)
 
 
-def examine(environment: Environment, claims: ClaimSet) -> Iterator[Step]:
-    """Every condition of the environment, met or not; `matches` is true exactly when all are met."""
-    profile = PROFILES[environment.profile]
-    for condition in environment.conditions:
-        value = claims.get(condition.claim)
-        personal = profile.claims[condition.claim].personal
-        yield Step(
-            environment=environment.name,
-            clause=condition.clause,
-            claim=condition.claim,
-            value="(personal)" if personal and value is not None else shown(value),
-            wanted=condition.wanted,
-            met=condition.holds(value),
-        )
-    if not environment.allow_forks and profile.is_fork(claims):
-        source = shown(claims.get(profile.source))
-        wanted = "not from a fork (allow_forks is not set)"
-        yield Step(environment.name, "merge-request", profile.source, source, wanted, met=False)
+def _order(environment: Environment) -> int:
+    return environment.order
 
 
-def shown(value: ClaimValue | None) -> str | None:
-    """A claim's value for people, cut to a readable length; None when it is absent."""
-    if value is None or isinstance(value, bool):
-        return None if value is None else str(value).lower()
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+def _granted(policy: Policy, environment: Environment, trail: Trail, wants: Sequence[str] | None) -> Decision:
+    there = policy.granted(environment)
+    if wants is None:
+        return Allow(environment, tuple(there.values()), trail)
+    found = []
+    for name in dict.fromkeys(wants) if len(wants) > 1 else wants:
+        grant = there.get(name)
+        if grant is None:
+            return _withheld(policy, environment, trail, name)
+        found.append(grant)
+    return Allow(environment, tuple(found), trail)
 
 
-def _granted(policy: Policy, environment: Environment, trail: tuple[Step, ...], wants: Sequence[str] | None) -> Decision:
-    there = policy.granted(environment.name)
-    wanted = there if wants is None else tuple(dict.fromkeys(wants))
-    for name in wanted:
-        if not policy.has_grant(name):
-            return Deny(Code.GRANT_UNKNOWN, f"there is no grant {name[:_SHOWN_CHARS]!r}; check its spelling", trail)
-        if name not in there:
-            return Deny(
-                Code.GRANT_DENIED, f"grant {name!r} is not for environment {environment.name!r}, which this job is in", trail
-            )
-    return Allow(
-        environment=environment.name,
-        grants=wanted,
-        max_session=environment.max_session,
-        max_exchanges=environment.max_exchanges,
-        trail=trail,
-    )
+def _withheld(policy: Policy, environment: Environment, trail: Trail, name: str) -> Deny:
+    if not policy.knows(environment, name):
+        return Deny(Code.GRANT_UNKNOWN, f"there is no grant {name[:_NAME_CHARS]!r}; check its spelling", trail)
+    hint = f"grant {name!r} is not for environment {environment.name!r}, which this job is in"
+    return Deny(Code.GRANT_DENIED, hint, trail)
 
 
 def _hint(environments: Sequence[Environment], trails: Sequence[Sequence[Step]]) -> str:

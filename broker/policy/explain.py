@@ -3,7 +3,7 @@
 The claims are whatever the caller has: nothing here is verified, and what comes out is an explanation, never a permission.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.pointer import flattened
 from broker.identity.profile import ClaimKind, Profile
 from broker.identity.profiles import PROFILES
-from broker.policy.decide import candidates, decide_claims, examine, shown
-from broker.policy.model import Decision, Environment, Policy, Step
+from broker.policy.decide import candidates, decide_claims
+from broker.policy.model import Decision, Policy, Step
+from broker.policy.trail import examine, shown
 
 _NEAR = 3  # environments of other projects that are shown when none is pinned to the job's own
 
@@ -22,6 +23,7 @@ class Trail:
     """One environment's conditions, and what the claims made of them."""
 
     environment: str
+    file: str
     pinned_here: bool  # found by the claims' own stable ids; the others are shown for comparison
     steps: tuple[Step, ...]
 
@@ -41,20 +43,27 @@ class Explanation:
     trails: tuple[Trail, ...]
 
 
-def explain(policy: Policy, issuer: str, members: Mapping[str, Any]) -> Explanation:
+def explain(policy: Policy, issuer: str, members: Mapping[str, Any], wants: Sequence[str] | None = None) -> Explanation:
     """The explanation for claims as JSON has them, under that issuer's name. Claims of a wrong type count as absent."""
-    profile = PROFILES[_profile_of(policy, issuer)]
-    claims, remarks = _loosely_typed(profile, members)
+    claims, remarks = _loosely_typed(profile_of(policy, issuer), members)
+    return explain_claims(policy, issuer, claims, wants, remarks)
+
+
+def explain_claims(
+    policy: Policy, issuer: str, claims: ClaimSet, wants: Sequence[str] | None = None, remarks: Sequence[str] = ()
+) -> Explanation:
+    """The explanation for claims that are typed."""
+    profile = profile_of(policy, issuer)
     own = candidates(policy, issuer, profile.name, claims)
-    trails = [Trail(e.name, True, tuple(examine(e, claims))) for e in own]
+    trails = [Trail(e.name, e.file, True, tuple(examine(e, claims))) for e in own]
     if not own:
-        others = [Trail(e.name, False, tuple(examine(e, claims))) for e in policy.environments if e.issuer == issuer]
+        others = [Trail(e.name, e.file, False, tuple(examine(e, claims))) for e in policy.environments if e.issuer == issuer]
         trails = sorted(others, key=_distance)[:_NEAR]
     return Explanation(
         issuer=issuer,
         pins={pin: shown(claims.get(pin)) for pin in profile.pins},
         remarks=tuple(remarks),
-        decision=decide_claims(policy, issuer, profile.name, claims, None),
+        decision=decide_claims(policy, issuer, profile.name, claims, wants),
         trails=tuple(sorted(trails, key=_distance)),
     )
 
@@ -64,13 +73,13 @@ def issuers_of(policy: Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys(environment.issuer for environment in policy.environments))
 
 
+def profile_of(policy: Policy, issuer: str) -> Profile:
+    """The profile of that issuer, as the policy's environments have it."""
+    return PROFILES[next((e.profile for e in policy.environments if e.issuer == issuer), "gitlab")]
+
+
 def _distance(trail: Trail) -> int:
     return len(trail.missing)
-
-
-def _profile_of(policy: Policy, issuer: str) -> str:
-    known: dict[str, Environment] = {environment.issuer: environment for environment in policy.environments}
-    return known[issuer].profile if issuer in known else "gitlab"
 
 
 def _loosely_typed(profile: Profile, members: Mapping[str, Any]) -> tuple[ClaimSet, list[str]]:

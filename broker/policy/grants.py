@@ -15,14 +15,24 @@ _STS_MIN, _STS_MAX = timedelta(minutes=15), timedelta(hours=12)
 _ENGINES: dict[str, Literal["lease", "kv1", "kv2"]] = {"lease": "lease", "kv1": "kv1", "kv2": "kv2"}
 
 
-def grant_from(table: Table, *, environments: frozenset[str], template: Callable[[str], str]) -> Grant | None:
-    """One grant; what is wrong with it goes to the table's problems. `environments` are the names that there are."""
+def grant_from(table: Table, *, own: frozenset[str], every: frozenset[str], template: Callable[[str], str]) -> Grant | None:
+    """One grant; what is wrong with it goes to the table's problems.
+
+    `own` are the names of the environments of its file, `every` those of the whole policy.
+    """
     name = table.name("name", required=True)
     reached = table.texts("environments", required=True)
+    shared = table.flag("shared")
+    known = every if shared else own
     for environment in reached:
-        if environment not in environments:
+        if environment in known:
+            continue
+        if environment in every:
+            what = f"environment {environment!r} is another file's, and a grant is for the environments of its own file"
+            table.problem("environments", what, "write shared = true if every file's environment of that name is to have it")
+        else:
             what = f"there is no environment {environment!r}"
-            table.problem("environments", what, did_you_mean(environment, environments) if environments else "")
+            table.problem("environments", what, did_you_mean(environment, known) if known else "")
     max_ttl = table.length("max_ttl", timedelta(seconds=1), timedelta(days=7))
     rate = table.parsed("rate", Rate.parse, 'write a number and a unit, "30/m" is thirty a minute')
     strict_expiry = table.flag("strict_expiry")
@@ -34,7 +44,16 @@ def grant_from(table: Table, *, environments: frozenset[str], template: Callable
     target = _aws(aws, template, reached) if aws is not None else _vault(vault, reached) if vault is not None else None
     if name is None or target is None:
         return None
-    return Grant(name=name, environments=reached, target=target, max_ttl=max_ttl, rate=rate, strict_expiry=strict_expiry)
+    return Grant(
+        name=name,
+        environments=reached,
+        target=target,
+        max_ttl=max_ttl,
+        rate=rate,
+        strict_expiry=strict_expiry,
+        shared=shared,
+        place=table.place,
+    )
 
 
 def _aws(table: Table, template: Callable[[str], str], environments: tuple[str, ...]) -> AwsGrant | None:

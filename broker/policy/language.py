@@ -1,29 +1,29 @@
 """Policy text to a Policy, or to every problem in it at once. Data only: no expressions, nothing that runs (DESIGN section 7)."""
 
+import contextlib
+import gc
 import hashlib
-from collections.abc import Callable, Mapping
-from datetime import timedelta
-from functools import partial
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.profiles import PROFILES
-from broker.policy.conditions import built_in, conditions, wrong_value
-from broker.policy.decide import shown
+from broker.policy.conditions import wrong_value
+from broker.policy.environments import Guards, environment_from, name_problems
 from broker.policy.grants import grant_from
-from broker.policy.model import Condition, Environment, Grant, Policy
-from broker.policy.overlap import TooComplexError, overlaps
+from broker.policy.invariants import invariant_from
+from broker.policy.model import Environment, Grant, Invariant, Policy
+from broker.policy.proved import invariant_problems, overlap_problems
 from broker.policy.reading import Table
-from broker.toml_source import FilePath, Problem, Source, SourceInvalid, did_you_mean, read_text, reader_beside
+from broker.toml_source import FilePath, Problem, Source, SourceInvalid, reader_beside, texts_at
 from broker.toml_source import parse as parse_toml
 
-Named = TypeVar("Named", Environment, Grant)
+Named = TypeVar("Named", Environment, Grant, Invariant)
 
 VERSION = 1
+CASES = ".cases.toml"  # files whose names end so are a policy's cases, and no part of it
 _OWN_PROJECT = Claim(kind=ClaimKind.TEXT, assurance=Assurance.ID)
-_DEFAULT_EXCHANGES = 8
-_MAX_EXCHANGES = 1000
-_MAX_OVERLAPS = 20  # reported at once
 
 
 class PolicyInvalid(SourceInvalid):
@@ -31,181 +31,251 @@ class PolicyInvalid(SourceInvalid):
 
 
 def load(path: FilePath, *, issuers: Mapping[str, str] | None = None) -> Policy:
-    """The policy in that file and in the templates beside it. See `parse`."""
+    """The policy in that file, or in all files of that folder, and in the templates beside it. See `parse_files`."""
     try:
-        text = read_text(path)
+        texts = texts_at(path, leaving_out=CASES)
     except SourceInvalid as invalid:
         raise PolicyInvalid(invalid.problems) from None
-    name = str(path).replace("\\", "/").rpartition("/")[2]
-    return parse(text, name, reader_beside(path), issuers=issuers)
+    return parse_files(texts, reader_beside(path), issuers=issuers)
+
+
+def text_hash(path: FilePath) -> str:
+    """What names the texts at that path, good or bad, without their templates; `""` when they cannot be read."""
+    try:
+        texts = texts_at(path, leaving_out=CASES)
+    except SourceInvalid:
+        return ""
+    return _hash(_kept(texts, {}))
 
 
 def parse(text: str, name: str, templates: Callable[[str], str], *, issuers: Mapping[str, str] | None = None) -> Policy:
-    """The policy in `text`, complete and consistent: no two of its environments can match one job.
+    """The policy in one file's text. See `parse_files`."""
+    return parse_files({name: text}, templates, issuers=issuers)
+
+
+def parse_files(texts: Mapping[str, str], templates: Callable[[str], str], *, issuers: Mapping[str, str] | None = None) -> Policy:
+    """The policy in these files' texts, complete and consistent: no two of its environments can match one job.
 
     `templates` gives the text of a file beside the policy. `issuers` maps the configured issuers' names to their profiles;
     without it any name is taken, as a GitLab unless it is another profile's own name. Not checked: whether upstreams have the
     roles and paths. Raises PolicyInvalid with every problem.
     """
-    try:
-        source = parse_toml(text, name)
-    except SourceInvalid as invalid:
-        raise PolicyInvalid(invalid.problems) from None
-    problems: list[Problem] = []
+    with _uncollected():
+        return _read(texts, templates, issuers)
+
+
+def _read(texts: Mapping[str, str], templates: Callable[[str], str], issuers: Mapping[str, str] | None) -> Policy:
+    sources, problems = _parsed(texts)
     used: dict[str, str] = {}
 
     def template(file: str) -> str:
         used[file] = templates(file)
         return used[file]
 
-    top = Table(source, (), source.data, problems)
-    version = top.raw("version")
-    if type(version) is not int or version != VERSION:
-        top.problem("version", f"version is {'missing' if version is None else repr(version)}", f"write version = {VERSION}")
-    own_projects = top.texts("project_id")
-    for project in own_projects:
-        if wrong := wrong_value(project, _OWN_PROJECT):
-            top.problem("project_id", f"project_id: {wrong[0]}", wrong[1])
-    environments = _named(top, "environment", partial(_environment, own_projects=own_projects, issuers=issuers))
-    grants = _named(top, "grant", partial(grant_from, environments=_names(top, "environment"), template=template))
-    top.refuse_others()
-    problems += _overlap_problems(source, environments)
+    files = [_File.of(source, problems) for source in sources]
+    guards = Guards()
+    for file in files:
+        guards.read(file.top)
+    environments = _environments(files, guards, issuers)
+    profiles = [PROFILES[name] for name in dict.fromkeys(e.profile for e in environments)] or [PROFILES["gitlab"]]
+    guards.rest(profiles[0])
+    grants = _grants(files, template)
+    invariants = _invariants(files, profiles)
+    for file in files:
+        file.top.refuse_others()
+    _nothing_is_empty(files)
+    policy = _policy(sources, used, environments, grants, invariants)
+    problems += _ambiguous_grants(policy)
+    problems += [policy.problem(e.place, ("when",), what, instead) for e, what, instead in name_problems(environments)]
+    problems += overlap_problems(policy)
+    problems += invariant_problems(policy)
     if problems:
         raise PolicyInvalid(problems)
-    kept = _kept(source.text, used)
-    return Policy(hash="sha256:" + hashlib.sha256(kept.encode()).hexdigest(), text=kept, environments=environments, grants=grants)
+    return policy
 
 
-def _overlap_problems(source: Source, environments: tuple[Environment, ...]) -> list[Problem]:
-    """One for every pair that is not proved apart, up to a readable number of them."""
-    instead = "a job is in exactly one environment: let a `when` or `unless` of one keep the other's jobs out"
-    found = []
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cycle collector: nothing of a policy is garbage, and looking for some doubles the time of a large one."""
+    was = gc.isenabled()
+    gc.disable()
     try:
-        for first, second, job in overlaps(environments):
-            witness = ", ".join(f"{claim} = {shown(value)!r}" for claim, value in job.items())
-            what = f"environments {first.name!r} and {second.name!r} can both match one job: {witness}"
-            found.append(source.problem(("environment", second.order), what, instead))
-            if len(found) == _MAX_OVERLAPS:
-                break
-    except TooComplexError:
-        what = "it cannot be proved that no two environments match one job: the wildcards are too many to follow"
-        found.append(Problem(source.name, 1, what, "use fewer wildcards in one pattern, or exact values"))
-    return found
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
-def _names(top: Table, key: str) -> frozenset[str]:
-    return frozenset(name for table in top.tables(key) if type(name := table.raw("name")) is str)
+# --- one file ---------------------------------------------------------------------------------------------------------
 
 
-def _named(top: Table, key: str, read: Callable[[Table], Named | None]) -> tuple[Named, ...]:
-    """The array of that name, each element with a name of its own. Nothing is empty by accident."""
-    tables = top.tables(key)
-    if not tables:
-        top.problem(key, f"there is no [[{key}]]", f"a policy has at least one [[{key}]]")
-    found: dict[str, Named] = {}
-    for table in tables:
-        faults = table.faults
-        made = read(table)
-        table.refuse_others()
-        if table.faults > faults:  # nothing is concluded from what is half read
-            continue
-        if made is not None and made.name in found:
-            table.problem("name", f"{key} {made.name!r} stands twice", "give each its own name")
-        elif made is not None:
-            found[made.name] = made
-    return tuple(found.values())
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A policy file, its head read."""
+
+    top: Table
+    own_projects: tuple[str, ...]
+    environments: tuple[Table, ...]
+    grants: tuple[Table, ...]
+    invariants: tuple[Table, ...]
+
+    @classmethod
+    def of(cls, source: Source, problems: list[Problem]) -> "_File":
+        top = Table(source, (), source.data, problems)
+        version = top.raw("version")
+        if type(version) is not int or version != VERSION:
+            what = f"version is {'missing' if version is None else repr(version)}"
+            top.problem("version", what, f"write version = {VERSION}")
+        own_projects = top.texts("project_id")
+        for project in own_projects:
+            if wrong := wrong_value(project, _OWN_PROJECT):
+                top.problem("project_id", f"project_id: {wrong[0]}", wrong[1])
+        environments, grants, invariants = (tuple(top.tables(key)) for key in ("environment", "grant", "invariant"))
+        return cls(top, own_projects, environments, grants, invariants)
+
+    def environment_names(self) -> frozenset[str]:
+        return _names(self.environments)
 
 
-def _environment(table: Table, *, own_projects: tuple[str, ...], issuers: Mapping[str, str] | None) -> Environment | None:
-    name = table.name("name", required=True)
-    when, unless = table.table("when"), table.table("unless")
-    max_session = table.length("max_session", timedelta(minutes=1), timedelta(days=7))
-    max_exchanges = table.integer("max_exchanges", _DEFAULT_EXCHANGES, 1, _MAX_EXCHANGES)
-    hints: Literal["own", "full"] = "full" if table.choice("hints", ("own", "full")) == "full" else "own"
-    allow_forks = table.flag("allow_forks")
-    if when is None and "when" in table:
-        return None
-    if when is None:
-        instead = 'write when.issuer = "…" and when.project_id = ["…"]'
-        table.problem("when", "an environment without `when` would take every job", instead)
-        return None
-    issuer = when.name("issuer", required=True)
-    profile = _profile(when, issuer, issuers)
-    if issuer is None or profile is None:
-        return None
+def _parsed(texts: Mapping[str, str]) -> tuple[list[Source], list[Problem]]:
+    """Every file that is TOML. Raises PolicyInvalid when one is not: half a policy is not read further."""
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    for name, text in texts.items():
+        try:
+            sources.append(parse_toml(text, name))
+        except SourceInvalid as invalid:
+            problems += invalid.problems
+    if problems:
+        raise PolicyInvalid(problems)
+    return sources, problems
 
-    if own_projects and "project_id" not in profile.pins:
-        what = f"the file is for project_id {', '.join(own_projects)} alone, and {profile.name} tokens have no project_id"
-        when.problem("issuer", what, f"put it into a file of its own, where it pins {' or '.join(profile.pins)} itself")
-        return None
-    found = [built_in("file", "project_id", frozenset(own_projects))] if own_projects else []
-    found += conditions("when", when, profile, skip=frozenset({"issuer"}))
-    found += _source_rule(when, profile)
-    if unless is not None:
-        if not [*unless.keys()]:
-            table.problem("unless", "unless is empty", "leave it out or name a claim")
-        found += conditions("unless", unless, profile)
-    pin = _pin(table, found, profile)
-    if allow_forks and any(c.claim == "ref_protected" and c.clause == "when" and True in c.exact for c in found):
-        what = "allow_forks together with when.ref_protected = true: a fork's refs are not the pinned project's"
-        table.problem("allow_forks", what, "give forks an environment of their own, without ref_protected")
-    if name is None or pin is None:
-        return None
-    return Environment(
-        name=name,
-        issuer=issuer,
-        profile=profile.name,
-        pinned_by=pin[0],
-        pinned_to=pin[1],
-        conditions=tuple(found),
-        allow_forks=allow_forks,
-        max_session=max_session,
-        max_exchanges=max_exchanges,
-        hints=hints,
-        order=table.position,
+
+def _names(tables: Iterable[Table]) -> frozenset[str]:
+    return frozenset(name for table in tables if type(name := table.raw("name")) is str)
+
+
+def _nothing_is_empty(files: Sequence[_File]) -> None:
+    first = files[0].top
+    for key, tables in (("environment", [f.environments for f in files]), ("grant", [f.grants for f in files])):
+        if not any(tables) and not any(key in f.top for f in files):
+            first.problem(key, f"there is no [[{key}]]", f"a policy has at least one [[{key}]]")
+    for file in files if len(files) > 1 else ():
+        if not (file.environments or file.grants or file.invariants or "guards" in file.top):
+            file.top.problem("", "the file says nothing", "write what is for it to say, or remove it")
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def _environments(files: Sequence[_File], guards: Guards, issuers: Mapping[str, str] | None) -> tuple[Environment, ...]:
+    found: list[Environment] = []
+    for file in files:
+        names: set[str] = set()
+        for table in file.environments:
+            faults = table.faults
+            made = environment_from(
+                table, file=file.top, own_projects=file.own_projects, guards=guards, issuers=issuers, order=len(found)
+            )
+            found += _taken(table, made, faults, names, "environment")
+    return tuple(found)
+
+
+def _grants(files: Sequence[_File], template: Callable[[str], str]) -> tuple[Grant, ...]:
+    every = frozenset(name for file in files for name in file.environment_names())
+    found: list[Grant] = []
+    for file in files:
+        names: set[str] = set()
+        own = file.environment_names()
+        for table in file.grants:
+            faults = table.faults
+            made = grant_from(table, own=own, every=every, template=template)
+            found += _taken(table, made, faults, names, "grant")
+    return tuple(found)
+
+
+def _invariants(files: Sequence[_File], profiles: Sequence[Profile]) -> tuple[Invariant, ...]:
+    environments = frozenset(name for file in files for name in file.environment_names())
+    grants = frozenset(name for file in files for name in _names(file.grants))
+    found: list[Invariant] = []
+    for file in files:
+        names: set[str] = set()
+        for table in file.invariants:
+            faults = table.faults
+            made = invariant_from(table, environments=environments, grants=grants, profiles=profiles)
+            found += _taken(table, made, faults, names, "invariant")
+    return tuple(found)
+
+
+def _taken(table: Table, made: Named | None, faults: int, names: set[str], key: str) -> Iterator[Named]:
+    """What was made of a table, unless something is wrong with it or its name is taken."""
+    table.refuse_others()
+    if table.faults > faults or made is None:  # nothing is concluded from what is half read
+        return
+    if made.name in names:
+        table.problem("name", f"{key} {made.name!r} stands twice", "give each its own name")
+        return
+    names.add(made.name)
+    yield made
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def _policy(
+    sources: Sequence[Source],
+    used: Mapping[str, str],
+    environments: tuple[Environment, ...],
+    grants: tuple[Grant, ...],
+    invariants: tuple[Invariant, ...],
+) -> Policy:
+    kept = _kept({source.name: source.text for source in sources}, used)
+    return Policy(
+        hash=_hash(kept),
+        text=kept,
+        environments=environments,
+        grants=grants,
+        invariants=invariants,
+        sources={source.name: source for source in sources},
     )
 
 
-def _profile(when: Table, issuer: str | None, issuers: Mapping[str, str] | None) -> Profile | None:
-    if issuer is None:
-        return None
-    if issuers is None:
-        return PROFILES.get(issuer, PROFILES["gitlab"])
-    if issuer not in issuers:
-        when.problem("issuer", f"when.issuer: no [[issuer]] is called {issuer!r}", did_you_mean(issuer, issuers))
-        return None
-    return PROFILES[issuers[issuer]]
+def _ambiguous_grants(policy: Policy) -> Iterator[Problem]:
+    """A shared grant whose name another grant has, where an environment would have both."""
+    shared: dict[tuple[str, str], Grant] = {}
+    for grant in policy.grants:
+        if grant.shared:
+            for environment in grant.environments:
+                other = shared.setdefault((grant.name, environment), grant)
+                if other is not grant:
+                    yield _twice(policy, grant, environment, other)
+    for grant in policy.grants:
+        for environment in () if grant.shared else grant.environments:
+            shares = shared.get((grant.name, environment))
+            if shares is not None:
+                yield _twice(policy, grant, environment, shares)
 
 
-def _source_rule(when: Table, profile: Profile) -> list[Condition]:
-    """What a job may have been started by where the environment does not say: nothing that runs somebody else's proposal."""
-    return (
-        []
-        if not profile.source or profile.source in when
-        else [built_in("pipeline-source", profile.source, profile.open_sources)]
-    )
+def _twice(policy: Policy, grant: Grant, environment: str, other: Grant) -> Problem:
+    what = f"environment {environment!r} would have two grants {grant.name!r}: {other.place.file} shares one of that name"
+    return policy.problem(grant.place, ("name",), what, "give one of them another name")
 
 
-def _pin(table: Table, found: list[Condition], profile: Profile) -> tuple[str, frozenset[str]] | None:
-    """The immutable id that the environment is found by: all conditions on the first such claim, taken together."""
-    for claim in profile.pins:
-        sets = [frozenset(map(str, c.exact)) for c in found if c.claim == claim and not c.negated]
-        if sets:
-            values = frozenset.intersection(*sets)
-            if not values:
-                instead = f"the file is for {', '.join(sorted(sets[0]))} alone"
-                table.problem("when", f"when.{claim} names none of the file's own {claim}", instead)
-                return None
-            return claim, values
-    pins = " or ".join(f"when.{claim}" if claim.isidentifier() else f'when."{claim}"' for claim in profile.pins)
-    what = "the environment pins no project: names and paths can be taken by others"
-    table.problem("when", what, f"add {pins}{', or project_id to the file' if 'project_id' in profile.pins else ''}")
-    return None
+def _hash(kept: str) -> str:
+    return "sha256:" + hashlib.sha256(kept.encode()).hexdigest()
 
 
-def _kept(text: str, templates: Mapping[str, str]) -> str:
-    """The policy and the templates it uses as one TOML text: what is hashed, and what is kept with the log."""
-    parts = [text if text.endswith("\n") else text + "\n"]
+def _kept(texts: Mapping[str, str], templates: Mapping[str, str]) -> str:
+    """The policy and the templates it uses as one text: what is hashed, and what is kept with the log.
+
+    One file's is TOML. Several files' has a line before each, with its name and its length, so that no file's text can pass for
+    another file.
+    """
+    parts = []
+    for name, text in texts.items():
+        whole = text if text.endswith("\n") else text + "\n"
+        parts += [f"#: file {name} {len(whole)}\n"] if len(texts) > 1 else []
+        parts.append(whole)
     for file in sorted(templates):
         parts.append(f"#: {file}\n")
         parts += [f"#:   {line}\n" for line in templates[file].splitlines()]

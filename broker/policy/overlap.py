@@ -1,237 +1,174 @@
 """Proof that no two environments can match one job, or a job that both match.
 
-Exact, over this model (policy-engines.md section 3): a claim is absent or has a value; booleans are true or false; claims are
-independent of each other, but for the rule on forks, which is asked with real values. Every condition then restricts one claim,
-so a set of conditions can be met exactly if each claim's own set can; and globs describe regular languages, whose intersection
-and complement a search through the product of their automata decides, shortest witness first.
+The proof itself is `satisfy`'s. Here it is asked of few pairs only: what every value of a claim has to be (an exact value, the
+literal beginning, end and segments of a glob) sorts environments into sets, kept as the bits of one integer, and a pair that
+cannot be in one set on some claim is apart without being looked at.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations, product
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
-from broker.identity.claims import ClaimSet, ClaimValue
-from broker.identity.profile import Assurance, ClaimKind
-from broker.identity.profiles import PROFILES
-from broker.policy.glob import Automaton, automaton
+from broker.identity.claims import ClaimSet
+from broker.identity.profile import ClaimKind
+from broker.policy.automata import TooComplexError
+from broker.policy.decide import matches
 from broker.policy.model import Condition, Environment
+from broker.policy.satisfy import Question, Solver, inside
 
-_MAX_STATES = 50_000
-_MAX_TRIES = 100_000
-_ORDINARY = "xyzabcdefghijklmnopqrstuvw0123456789"
+__all__ = ["TooComplexError", "can_meet", "find_job", "overlaps"]
 
-
-class TooComplexError(Exception):
-    """Neither a proof nor a witness within bounds. The policy is refused: what is not proved is not taken."""
+_LAST = "\U0010ffff"
 
 
 def overlaps(environments: Sequence[Environment]) -> Iterator[tuple[Environment, Environment, ClaimSet]]:
     """Every pair that can match one job, with such a job's claims. Raises TooComplexError."""
-    heads = [_heads(environment) for environment in environments]
+    solver = Solver()
     for one, other in _pairs(environments):
-        if not _apart(heads[one], heads[other]):
-            witness = find_job([environments[one], environments[other]])
-            if witness is not None:
-                yield environments[one], environments[other], witness
+        pair = (environments[one], environments[other])
+        witness = _found(solver, pair)
+        if witness is not None:
+            yield *pair, witness
 
 
-def find_job(environments: Sequence[Environment]) -> ClaimSet | None:
+def find_job(environments: Sequence[Environment], solver: Solver | None = None) -> ClaimSet | None:
     """Claims of a job that is in all of these (of one issuer), as few and as short as there are; None proves that none is.
 
     Raises TooComplexError.
     """
-    by_claim: dict[str, list[Condition]] = {}
-    for environment in environments:
-        for condition in environment.conditions:
-            by_claim.setdefault(condition.claim, []).append(condition)
-    found: dict[str, ClaimValue] = {}
-    for claim, conditions in by_claim.items():
-        value = _value(conditions)
-        if value is None:
-            return None
-        found[claim] = value
-    profile = PROFILES[environments[0].profile]
-    if all(e.allow_forks for e in environments) or not profile.is_fork(ClaimSet(found)):
-        return ClaimSet(found)
-    return _own_job(environments[0], found, by_claim)
+    return _found(solver or Solver(), environments)
 
 
-def can_meet(asked: Sequence[Condition], unless: Condition) -> bool:
+def can_meet(asked: Sequence[Condition], unless: Condition, profile: str = "gitlab") -> bool:
     """Whether some value that all of `asked` take is one that `unless` names. Raises TooComplexError."""
-    return _value([*asked, replace(unless, negated=False)]) is not None
+    question = Question(profile=profile, held=tuple(asked), broken=(unless,))
+    return Solver().job(question) is not None
 
 
-# --- pairs ------------------------------------------------------------------------------------------------------------
+def _found(solver: Solver, environments: Sequence[Environment]) -> ClaimSet | None:
+    if len({environment.profile for environment in environments}) > 1:
+        return None  # a job's issuer has one profile
+    job = solver.job(inside(environments))
+    if job is not None and not all(matches(environment, job) for environment in environments):
+        raise TooComplexError  # the model and the evaluator differ: neither is to be relied on
+    return job
 
 
-def _pairs(environments: Sequence[Environment]) -> list[tuple[int, int]]:
-    """Those that share an issuer and are not apart by their pins alone, each pair once."""
-    buckets: dict[tuple[str, str, str], list[int]] = {}
-    kinds: dict[tuple[str, str], list[int]] = {}
+# --- pairs worth a proof ----------------------------------------------------------------------------------------------
+
+
+def _pairs(environments: Sequence[Environment]) -> Iterator[tuple[int, int]]:
+    """Those that no claim keeps apart at a glance, each pair once, in order."""
+    everyone = (1 << len(environments)) - 1
+    reach = [everyone] * len(environments)
+    issuers: dict[str, int] = defaultdict(int)
+    by_claim: dict[str, dict[int, Condition]] = defaultdict(dict)
     for number, environment in enumerate(environments):
-        kinds.setdefault((environment.issuer, environment.pinned_by), []).append(number)
-        for value in environment.pinned_to:
-            buckets.setdefault((environment.issuer, environment.pinned_by, value), []).append(number)
-    seen: set[tuple[int, int]] = set()
-    for bucket in buckets.values():
-        seen.update(combinations(bucket, 2))
-    for (one, here), (other, there) in combinations(kinds.items(), 2):
-        if one[0] == other[0]:
-            seen.update((min(pair), max(pair)) for pair in product(here, there))
-    return sorted(seen)
+        issuers[environment.issuer] |= 1 << number
+        for condition in environment.conditions:
+            if not condition.negated and condition.kind is not ClaimKind.TEXTS:
+                known = by_claim[condition.claim].get(number)
+                if known is None or _width(condition) < _width(known):
+                    by_claim[condition.claim][number] = condition
+    for number, environment in enumerate(environments):
+        reach[number] &= issuers[environment.issuer]
+    for asked in by_claim.values():
+        _narrow(reach, asked, everyone)
+    for number, others in enumerate(reach):
+        left, other = others >> (number + 1), number
+        while left:
+            step = (left & -left).bit_length()
+            left, other = left >> step, other + step
+            yield number, other
 
 
-def _heads(environment: Environment) -> dict[str, tuple[str, ...]]:
-    """What each claim's text has to start with, for the cheap proof; the longest lists last, so that it ends early."""
-    heads = {
-        c.claim: (*(str(value) for value in c.exact), *(glob.text.partition("*")[0] for glob in c.globs))
-        for c in environment.conditions
-        if not c.negated and c.kind is not ClaimKind.TEXTS
-    }
-    return dict(sorted(heads.items(), key=lambda item: len(item[1])))
+def _width(condition: Condition) -> tuple[int, int]:
+    return len(condition.globs), len(condition.exact)
 
 
-def _apart(first: dict[str, tuple[str, ...]], second: dict[str, tuple[str, ...]]) -> bool:
-    """The cheap proof, which most pairs have: one claim would have to start in two ways. False means only "not proved"."""
-    for claim, mine in first.items():
-        theirs = second.get(claim)
-        if theirs is not None and not any(a.startswith(b) or b.startswith(a) for a in mine for b in theirs):
-            return True
-    return False
+def _narrow(reach: list[int], asked: dict[int, Condition], everyone: int) -> None:
+    """Takes from each environment's reach those whose values of this claim are others."""
+    texts = {number: (list(map(str, c.exact)), [glob.text for glob in c.globs]) for number, c in asked.items()}
+    _narrow_by(reach, texts, everyone)
+    if any(globs for _, globs in texts.values()):
+        for backwards in (False, True):
+            for place in _segments(texts, backwards=backwards):
+                _narrow_by(reach, place, everyone)
 
 
-# --- one claim --------------------------------------------------------------------------------------------------------
+_Texts = dict[int, tuple[list[str], list[str]]]  # exact texts and globs of each environment
 
 
-def _value(conditions: Sequence[Condition]) -> ClaimValue | None:
-    """A value that holds in all of these conditions on one claim."""
-    kind = conditions[0].kind
-    asked = [c for c in conditions if not c.negated]
-    barred = [c for c in conditions if c.negated]
-    if kind is ClaimKind.TEXTS:
-        # Each element answers one condition; none may be a barred one.
-        elements = [_text([condition], barred) for condition in asked]
-        whole = tuple(element for element in elements if element is not None)
-        return whole if len(whole) == len(elements) else None
-    finite = _finite(conditions)
-    if finite is not None:
-        return next(finite, None)
-    if kind is ClaimKind.NUMBER:
-        return next(number for number in range(1, 2**53) if all(c.holds(number) for c in barred))
-    return _text(asked, barred)
+def _narrow_by(reach: list[int], texts: _Texts, everyone: int) -> None:
+    heads = _Ends({n: (exact, [glob.partition("*")[0] for glob in globs]) for n, (exact, globs) in texts.items()})
+    tails = _Ends(
+        {n: ([e[::-1] for e in exact], [g.rpartition("*")[2][::-1] for g in globs]) for n, (exact, globs) in texts.items()}
+    )
+    free = everyone & ~sum(1 << number for number in texts)
+    for number in texts:
+        reach[number] &= free | (heads.like(number) & tails.like(number))
 
 
-def _finite(conditions: Sequence[Condition]) -> Iterator[ClaimValue] | None:
-    """Every value that holds, when they can be listed."""
-    listed: list[frozenset[str | bool | int]] = [c.exact for c in conditions if not c.negated and not c.globs]
-    if conditions[0].kind is ClaimKind.BOOL:
-        listed = [frozenset({True, False})]
-    if not listed or conditions[0].kind is ClaimKind.TEXTS:
-        return None
-    values = sorted(frozenset.intersection(*listed), key=lambda value: (len(str(value)), str(value)))
-    return (value for value in values if all(c.holds(value) for c in conditions))
+class _Ends:
+    """Who can begin like whom: exact texts whole, globs by what stands before their first star."""
+
+    def __init__(self, texts: dict[int, tuple[list[str], list[str]]]) -> None:
+        self._texts = texts
+        self._exact: dict[str, int] = defaultdict(int)
+        self._heads: dict[str, int] = defaultdict(int)
+        for number, (exact, heads) in texts.items():
+            for text in exact:
+                self._exact[text] |= 1 << number
+            for head in heads:
+                self._heads[head] |= 1 << number
+        self._exact_order, self._head_order = sorted(self._exact), sorted(self._heads)
+        self._known: dict[tuple[str, bool], int] = {}
+
+    def like(self, number: int) -> int:
+        exact, heads = self._texts[number]
+        found = 0
+        for text in exact:
+            found |= self._of(text, whole=True)
+        for head in heads:
+            found |= self._of(head, whole=False)
+        return found
+
+    def _of(self, text: str, *, whole: bool) -> int:
+        known = self._known.get((text, whole))
+        if known is None:
+            known = self._known[text, whole] = self._computed(text, whole=whole)
+        return known
+
+    def _computed(self, text: str, *, whole: bool) -> int:
+        found = self._exact.get(text, 0)
+        for length in range(len(text) + 1):
+            found |= self._heads.get(text[:length], 0)
+        if not whole:
+            for order, masks in ((self._exact_order, self._exact), (self._head_order, self._heads)):
+                for longer in order[bisect_left(order, text) : bisect_right(order, text + _LAST)]:
+                    found |= masks[longer]
+        return found
 
 
-def _text(asked: Sequence[Condition], barred: Sequence[Condition]) -> str | None:
-    """The shortest text that all of `asked` describe and none of `barred`: first one that looks like a path, then any."""
-    machines = [_machines(c) for c in asked]
-    bars = [machine for c in barred for machine in _machines(c)]
-    for sensible in (True, False):
-        found = _search(machines, bars, sensible=sensible)
-        if found is not None:
-            return found
-    return None
+def _segments(texts: _Texts, *, backwards: bool) -> list[_Texts]:
+    """For each place between slashes, counted from one end: what an environment wants there, if all its values have one there."""
+    places: list[_Texts] = []
+    for number, (exact, globs) in texts.items():
+        rows = [_row(text, backwards=backwards) for text in (*exact, *globs)]
+        for place in range(min(map(len, rows))):
+            while len(places) <= place:
+                places.append({})
+            named = {row[place] for row in rows}
+            places[place][number] = ([part for part in named if "*" not in part], [part for part in named if "*" in part])
+    return places
 
 
-def _machines(condition: Condition) -> list[Automaton]:
-    return [automaton(str(value)) for value in sorted(condition.exact, key=str)] + [glob.automaton for glob in condition.globs]
-
-
-def _search(asked: Sequence[Sequence[Automaton]], barred: Sequence[Automaton], *, sensible: bool) -> str | None:
-    """Breadth first through the product. `sensible` leaves out empty texts and empty segments, which no real path has."""
-    flat = [machine for group in asked for machine in group] + list(barred)
-    ends = [sum(map(len, asked[: n + 1])) for n in range(len(asked))]
-    groups = list(zip([0, *ends], ends, strict=False))
-    alphabet = _alphabet(flat)
-    start = (tuple(machine.start for machine in flat), True)
-    queue = deque([(start, "")])
-    seen = {start}
-    while queue:
-        (states, fresh), text = queue.popleft()
-        accepted = [machine.accepts(state) for machine, state in zip(flat, states, strict=True)]
-        if (
-            all(any(accepted[low:high]) for low, high in groups)
-            and not any(accepted[len(accepted) - len(barred) :])
-            and not (sensible and fresh)
-        ):
-            return text
-        for character in _next(flat, states, groups, alphabet):
-            if sensible and fresh and character == "/":
-                continue
-            moved = tuple(machine.step(state, character) for machine, state in zip(flat, states, strict=True))
-            node = (moved, character == "/")
-            if node not in seen and all(any(moved[low:high]) for low, high in groups):
-                seen.add(node)
-                queue.append((node, text + character))
-        if len(seen) > _MAX_STATES:
-            raise TooComplexError
-    return None
-
-
-def _alphabet(machines: Iterable[Automaton]) -> list[str]:
-    """Every character that some pattern names, the slash, and one that stands for all others."""
-    named = {"/"}.union(*(machine.literal for machine in machines))
-    others = (c for c in _ORDINARY + "".join(map(chr, range(0xA1, 0x2000))) if c not in named and c.isprintable())
-    return [next(others), *sorted(named, key=lambda c: (not c.isalnum(), c))]
-
-
-def _next(
-    flat: Sequence[Automaton], states: Sequence[int], groups: Sequence[tuple[int, int]], alphabet: Sequence[str]
-) -> Sequence[str]:
-    """The characters worth trying: where some pattern can only go on literally, only its own."""
-    best = alphabet
-    for low, high in groups:
-        own: set[str] = set()
-        for machine, state in zip(flat[low:high], states[low:high], strict=True):
-            if state & (machine.within | machine.across):
-                break
-            own.update(c for c, positions in machine.literal.items() if positions & state)
-        else:
-            if len(own) < len(best):
-                best = sorted(own)
-    return best
-
-
-# --- forks ------------------------------------------------------------------------------------------------------------
-
-
-def _own_job(environment: Environment, found: dict[str, ClaimValue], by_claim: dict[str, list[Condition]]) -> ClaimSet | None:
-    """Another choice of ids and source under which the job runs its own project's code; None when there is none.
-
-    Relies on `is_fork` reading ids and the source only, and on its comparing ids for being the same.
-    """
-    profile = PROFILES[environment.profile]
-    ids = {name for name, claim in profile.claims.items() if claim.assurance is Assurance.ID and claim.kind is ClaimKind.TEXT}
-    chosen = [name for name in by_claim if name in ids or name == profile.source]
-    lists: list[list[ClaimValue]] = []
-    for name in chosen:
-        values = _finite(by_claim[name])
-        pins = (pin for pin in sorted(environment.pinned_to) if all(c.holds(pin) for c in by_claim[name]))
-        lists.append([*pins, found[name]] if values is None else list(values))
-    for number, choice in enumerate(product(*lists)):
-        if number == _MAX_TRIES:
-            raise TooComplexError
-        job = found | dict(zip(chosen, choice, strict=True))
-        for extra in _same_ids(job, ids):
-            if not profile.is_fork(ClaimSet(job | extra)):
-                needed = [n for n in extra if profile.is_fork(ClaimSet(job | {k: v for k, v in extra.items() if k != n}))]
-                return ClaimSet(job | {n: extra[n] for n in needed})
-    return None
-
-
-def _same_ids(job: Mapping[str, ClaimValue], ids: set[str]) -> Iterator[dict[str, ClaimValue]]:
-    """What the ids that no condition speaks of can be: absent, or the same as one that is chosen."""
-    yield {}
-    for value in dict.fromkeys(job[name] for name in sorted(ids & job.keys())):
-        yield dict.fromkeys(sorted(ids - job.keys()), value)
+def _row(text: str, *, backwards: bool) -> list[str]:
+    """The segments up to the first that may be several."""
+    parts = text.split("/")
+    row: list[str] = []
+    for part in reversed(parts) if backwards else parts:
+        if "**" in part:
+            break
+        row.append(part)
+    return row

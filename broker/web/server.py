@@ -72,6 +72,17 @@ def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+@contextlib.contextmanager
+def asked_by_hangup(asked: asyncio.Event) -> Iterator[None]:
+    """While this is entered, SIGHUP sets `asked`. For the main thread, inside the running loop."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 def _make_room_for(connections: int) -> None:
     """Raises the soft limit of open files, which is 1024 on most systems, as far as the hard one lets us."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

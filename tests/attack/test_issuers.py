@@ -22,7 +22,7 @@ from broker.policy.check import warnings
 from broker.policy.decide import decide
 from broker.policy.explain import explain
 from broker.policy.language import PolicyInvalid, parse
-from broker.policy.model import Allow, Deny, Policy
+from broker.policy.model import Allow, Deny, Grant, Policy
 from broker.policy.templates import fill
 from broker.signing import FileSigner, Keyring, TimedSigner
 from tests.fakes.forge import AUDIENCE, base_claims, forge, job_token, jwks, jwks_file, settings
@@ -97,6 +97,10 @@ path = "database/creds/etl-{{environment}}"
 """
 
 
+def granted(policy: Policy, name: str) -> Grant:
+    return next(grant for grant in policy.grants if grant.name == name)
+
+
 def policy(text: str = POLICY) -> Policy:
     return parse(text, "policy.toml", _no_template, issuers=CONFIGURED)
 
@@ -125,7 +129,7 @@ async def test_each_issuers_job_is_in_the_environment_that_names_its_issuer(veri
     decision = decide(policy(), await verifier.verify(token(kind), moment()), None)
     assert isinstance(decision, Allow), decision
     assert (decision.environment, decision.grants) == (f"{kind}-production", ("warehouse",))
-    assert not warnings(policy(), "policy.toml")
+    assert not warnings(policy())
 
 
 @pytest.mark.parametrize("kind", PROFILES)
@@ -312,7 +316,7 @@ async def test_a_generic_claim_of_any_name_is_explained(verifier: TokenVerifier)
 async def test_templates_take_ids_of_every_kind(verifier: TokenVerifier) -> None:
     """`{project_id}` is the stable id; one with a slash in it fits no role, and is refused there."""
     text = POLICY.replace('path = "database/creds/etl-{environment}"', 'path = "database/creds/{project_id}"')
-    grant = policy(text).grant("warehouse")
+    grant = granted(policy(text), "warehouse")
     for kind, stable_id in (("github", "74"), ("okta", "0oa2hl2inow5Uqc6c357"), ("kubernetes", ACCOUNT_UID)):
         job: JobIdentity = await verifier.verify(token(kind), moment())
         target = fill(grant, f"{kind}-production", job, "")
@@ -321,7 +325,7 @@ async def test_templates_take_ids_of_every_kind(verifier: TokenVerifier) -> None
     with pytest.raises(Refused, match="project_id is 'pipeline/0183a2e1/main'") as caught:
         fill(grant, "generic-production", other, "")
     assert caught.value.code is Code.TEMPLATE_VALUE
-    unused = fill(policy().grant("warehouse"), "generic-production", other, "")
+    unused = fill(granted(policy(), "warehouse"), "generic-production", other, "")
     assert "database/creds/etl-generic-production" in str(unused)
 
 

@@ -217,3 +217,86 @@ def test_a_store_that_cannot_be_opened_keeps_it_from_starting(home: Path) -> Non
     assert result.returncode in {69, 78}
     assert "broker.db" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+# --- the policy, while it runs ----------------------------------------------------------------------------------------
+
+
+def entries(home: Path, kind: str) -> list[dict[str, object]]:
+    asked = credbroker("audit", "query", "broker.db", "--kind", kind, "--json", cwd=home)
+    assert asked.returncode == 0, asked.stderr
+    return [json.loads(line)["entry"]["unmapped"] for line in asked.stdout.splitlines()]
+
+
+def wait_for(home: Path, kind: str, count: int) -> list[dict[str, object]]:
+    deadline = time.monotonic() + 30
+    while len(found := entries(home, kind)) < count:
+        assert time.monotonic() < deadline, (kind, found)
+        time.sleep(0.1)
+    return found
+
+
+def opened(serving: Serving, issuer: TestIssuer) -> str:
+    """The header of a fresh session."""
+    token = issuer.mint(aud="https://broker.example.com")
+    with Wire(f"unix://{serving.socket}") as wire:
+        form = urlencode(EXCHANGE | {"subject_token": token}).encode()
+        return f"Authorization: Bearer {body_of(wire.request('POST', '/v1/token', [FORM], form), 'Token')['access_token']}"
+
+
+def test_a_policy_that_is_written_anew_is_taken_and_ends_what_it_no_longer_allows(
+    serving: Serving, issuer: TestIssuer, home: Path
+) -> None:
+    """By itself, within seconds: a bad one changes nothing, a good one is in force, and both are in the log with their hash."""
+    policy = home / "policy.toml"
+    good = policy.read_text()
+    bearer = opened(serving, issuer)
+    (first,) = entries(home, "policy_loaded")
+
+    policy.write_text(good.replace("version = 1", "version = 9"))
+    (refused_entry,) = wait_for(home, "policy_refused", 1)
+    assert refused_entry["policy_hash"] == first["policy_hash"]
+    assert str(refused_entry["refused_hash"]).startswith("sha256:")
+    assert refused_entry["problems"] == ["policy.toml:1: version is 9; write version = 1"]
+    with Wire(f"unix://{serving.socket}") as wire:
+        assert wire.request("GET", "/v1/session", [bearer]).status == 200
+    opened(serving, issuer)
+
+    policy.write_text(good.replace("refs/heads/main", "refs/heads/trunk"))
+    second = wait_for(home, "policy_loaded", 2)[1]
+    closed = wait_for(home, "session_closed", 2)
+    assert {entry["state"] for entry in closed} == {"revoked"}
+    assert {entry["policy_hash"] for entry in entries(home, "denied")} == {second["policy_hash"]}
+    with Wire(f"unix://{serving.socket}") as wire:
+        refused(wire.request("GET", "/v1/session", [bearer]), Code.SESSION_REVOKED)
+        token = issuer.mint(aud="https://broker.example.com")
+        form = urlencode(EXCHANGE | {"subject_token": token}).encode()
+        refused(wire.request("POST", "/v1/token", [FORM], form), Code.NO_ENVIRONMENT)
+    assert serving.stop() == 0
+    verified = credbroker("audit", "verify", "broker.db", "--key", "keys/log.vkey", cwd=home)
+    assert verified.returncode == 0, verified.stderr
+
+
+def test_a_hangup_reads_a_folder_of_policies_again_and_a_session_that_is_still_allowed_lives_on(
+    home: Path, issuer: TestIssuer
+) -> None:
+    """The allowed twin. A second project's file is added; nothing else is touched."""
+    folder = home / "policy"
+    folder.mkdir()
+    (home / "policy.toml").rename(folder / "data.toml")
+    (home / "broker.toml").write_text((home / "broker.toml").read_text().replace('"policy.toml"', '"policy"'))
+    serving = Serving(home)
+    try:
+        bearer = opened(serving, issuer)
+        other = (folder / "data.toml").read_text().replace(str(issuer.job_claims()["project_id"]), "41")
+        (folder / "forty-one.toml").write_text(other)
+        serving.process.send_signal(signal.SIGHUP)
+        assert len({entry["policy_hash"] for entry in wait_for(home, "policy_loaded", 2)}) == 2
+        with Wire(f"unix://{serving.socket}") as wire:
+            assert wire.request("GET", "/v1/session", [bearer]).status == 200
+        serving.process.send_signal(signal.SIGHUP)
+        opened(serving, issuer)
+        assert entries(home, "session_closed") == entries(home, "policy_refused") == []
+    finally:
+        assert serving.stop() == 0
+    assert "Traceback" not in serving.log()

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 import uvloop
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # comes with openapi-spec-validator, without stubs
+from jsonschema import Draft202012Validator
 
 from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.web.endpoints import SCHEMAS

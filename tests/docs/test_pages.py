@@ -16,6 +16,9 @@ from broker.cli import cli
 from broker.config import load
 from broker.demo.iam import check_trust
 from broker.errors import Code
+from broker.policy.cases import parse_cases
+from broker.policy.cases import run as run_cases
+from broker.policy.language import load as load_policy
 from broker.policy.language import parse as parse_policy
 from tests.contract.vault_servers import MAINTENANCE
 from tests.docs.pages import PAGES, ROOT, Block, blocks
@@ -50,8 +53,12 @@ def test_pages_show_commands_at_all() -> None:
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
 def test_every_toml_shown_is_taken(block: Block, tmp_path: Path) -> None:
-    """A policy is parsed as one; a part of broker.toml is put into a whole one."""
+    """A policy is parsed as one, its cases hold for the example's; a part of broker.toml is put into a whole one."""
     shown = tomllib.loads(block.text)
+    if "case" in shown:
+        example = load_policy(ROOT / "deploy/policy/policy.toml")
+        assert not run_cases(example, parse_cases(block.text, "policy.cases.toml", example)).failed
+        return
     if "version" in shown:
         assert parse_policy(block.text, "policy.toml", lambda name: (ROOT / "deploy/policy" / name).read_text()).environments
         return
@@ -163,6 +170,8 @@ def test_every_code_shown_is_in_the_table(page: Path) -> None:
 
 
 _NOT_CODES = {
+    "environment_action",
+    "environment_protected",
     "issuer_url",
     "token_type",
     "token_ttl",

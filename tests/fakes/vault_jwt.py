@@ -3,6 +3,8 @@
 import base64
 import ipaddress
 import json
+import operator
+import re
 import urllib.error
 import urllib.request
 from typing import Any
@@ -243,11 +245,17 @@ def _mapped(claims: dict[str, Any], role: dict[str, Any], name: str) -> tuple[st
             raise RefusedError(400, f'error validating claims: claim "{claim}" is missing')
         allowed = wanted if isinstance(wanted, list) else [wanted]
         had = claims[claim] if isinstance(claims[claim], list) else [claims[claim]]
-        if not any(type(one) is type(other) and one == other for one in had for other in allowed):
+        like = _glob if role.get("bound_claims_type") == "glob" else operator.eq
+        if not any(type(one) is type(other) and like(one, other) for one in had for other in allowed):
             raise RefusedError(400, f'error validating claims: claim "{claim}" does not match any associated bound claim values')
     if not user:
         raise RefusedError(500, "missing name in alias")
     return user, metadata
+
+
+def _glob(value: str, pattern: str) -> bool:
+    """ryanuber/go-glob: `*` is any text, nothing else is special."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), value, re.DOTALL) is not None
 
 
 def _fetch(url: str) -> list[Any]:

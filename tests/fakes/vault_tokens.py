@@ -1,6 +1,7 @@
 """Tokens, policies and leases of the OpenBao double: who may do what, and what dies with what."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class Tokens:
         for rules in (self.policies.get(name, {}) for name in token.policies):
             for pattern, capabilities in rules.items():
                 exact = pattern == path
-                if not exact and not (pattern.endswith("*") and path.startswith(pattern[:-1])):
+                if not exact and not _covers(pattern, path):
                     continue
                 rank = len(pattern) + (1000 if exact else 0)
                 if rank > best[0]:
@@ -296,3 +297,9 @@ class Tokens:
     def _queue(self, lease: Lease) -> None:
         self.leases.pop(lease.id, None)
         self.queued[lease.id] = lease
+
+
+def _covers(pattern: str, path: str) -> bool:
+    """`+` is one segment, `*` at the end is anything (Vault policies, "policy syntax")."""
+    parts = ("[^/]+" if part == "+" else re.escape(part) for part in pattern.removesuffix("*").split("/"))
+    return re.fullmatch("/".join(parts) + (".*" if pattern.endswith("*") else ""), path) is not None

@@ -36,6 +36,7 @@ READS_THE_CLOCK = {
     "broker/upstreams/bounded_http.py": "how long one answer of an upstream takes",
     "broker/cli/audit.py": "progress on a terminal",
     "broker/cli/keys.py": "the new key's activate_at",
+    "broker/cli/policy_diff.py": "what `--since 30d` means",
 }
 CLOCKS = {"datetime.now", "datetime.utcnow", "time.time", "time.monotonic", "time.perf_counter", "time.time_ns"}
 

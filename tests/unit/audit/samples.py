@@ -164,6 +164,11 @@ class Script:
     def policy(self, text: str = "version = 1\n") -> Entry:
         return self.journal.policy_loaded(at=NOON, policy_hash="sha256:abc", text=text)
 
+    def policy_refused(self) -> Entry:
+        return self.journal.policy_refused(
+            at=NOON, policy_hash="sha256:abc", refused_hash="sha256:def", problems=["policy.toml:1: version is 2"] * 30
+        )
+
     def started(self) -> Entry:
         return self.journal.broker_started(at=NOON, policy_hash="sha256:abc", log_vkey=SIGNER.vkey)
 

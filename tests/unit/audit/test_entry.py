@@ -11,6 +11,7 @@ from broker.audit.canonical import canonical
 from broker.audit.entry import About, Entry, fresh_entry_id
 from broker.audit.facets import facets_of, parsed
 from broker.audit.fitting import MAX_ENTRY_BYTES, fitted, plain
+from broker.audit.query import told
 from broker.identity.claims import ClaimSet
 from tests.strategies import NOON
 from tests.unit.audit.samples import CLAIMS, Script, Step, an_identity
@@ -81,6 +82,17 @@ def test_each_kind_has_the_class_that_the_design_gives_it() -> None:
     }
     assert _event(Script().denied())["type_uid"] == 300301
     assert _event(Script().denied(grant=""))["type_uid"] == 300201
+
+
+def test_a_policy_that_was_refused_is_a_failure_with_the_first_of_its_problems() -> None:
+    """And its `policy_hash` is the one that stays in force."""
+    event = _event(Script().policy_refused())
+    assert (event["type_uid"], event["status_id"], event["disposition_id"]) == (300410, 2, 2)
+    assert event["entity"]["uid"] == "sha256:def"
+    ours = event["unmapped"]
+    assert (ours["policy_hash"], ours["refused_hash"]) == ("sha256:abc", "sha256:def")
+    assert (len(ours["problems"]), ours["problem_count"]) == (20, 30)
+    assert told(0, event).what == "30 problems; policy sha256:abc stays"
 
 
 def test_a_promise_is_no_success_yet() -> None:

@@ -269,6 +269,16 @@ def test_any_changed_bit_is_found(index: int, data: st.DataObject) -> None:
     assert first <= index
 
 
+def test_a_policy_s_entry_that_is_no_longer_text_is_found_and_no_crash() -> None:
+    """In a name that nothing reads, where the quick look at an entry does not see it."""
+    log = _day()
+    kept = log.kept[1]
+    log.kept[1] = _forged(kept, kept.body.replace(b'"category_uid"', b'"category_ui\xe4"', 1))
+    report = _verified(log)
+    assert not report.sound
+    assert any("its bytes are not an entry" in problem.what for problem in report.problems)
+
+
 @given(st.data(), st.sampled_from(["remove", "swap", "duplicate", "truncate"]), st.booleans())
 def test_any_other_history_is_found(data: st.DataObject, how: str, renumber: bool) -> None:
     """Removal, reordering, duplication and truncation, with the indexes made to fit or not."""

@@ -64,6 +64,57 @@ role = "etl-{environment}"
 path = "database/creds/etl-{environment}"
 """
 
+GOOD_OF_EVERY_KEY = """version = 1
+project_id = ["4711"]
+[guards.own]
+when.ref_type = "branch"
+unless.job_source = "x"
+[[environment]]
+name = "production"
+max_session = "90s"
+max_exchanges = 3
+use = ["own"]
+hints = "full"
+allow_forks = true
+[environment.when]
+issuer = "gitlab"
+namespace_id = ["7", "8"]
+project_path = "acme/**"
+runner_id = [1, 2]
+environment_protected = false
+pipeline_source = "merge_request_event"
+[environment.unless]
+groups_direct = "interns"
+[[grant]]
+name = "a"
+environments = ["production"]
+strict_expiry = true
+shared = true
+max_ttl = "1h"
+rate = "30/m"
+[grant.aws]
+session_policy = "lake.json"
+role_arn = "arn:aws-us-gov:iam::111122223333:role/path/etl"
+policy_arns = ["arn:aws:iam::aws:policy/ReadOnlyAccess", "arn:aws:iam::111122223333:policy/etl-{environment}"]
+external_id = "x-{project_id}"
+region = "eu-central-1"
+ttl = "15m"
+upstream = "aws-two"
+[[grant]]
+name = "b"
+environments = ["production"]
+[grant.vault]
+role = "etl"
+path = "secret/apps/{project_id}/**"
+engine = "kv2"
+upstream = "vault-two"
+[[invariant]]
+name = "no tag"
+never.environment = "production"
+never.grant = ["a", "b"]
+never.claim.ref_type = "tag"
+"""
+
 LAKE_JSON = (
     '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject",'
     ' "Resource": "arn:aws:s3:::lake/{environment}/*"}]}'

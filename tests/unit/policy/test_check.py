@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.policy import overlap
+from broker.policy import automata
 from broker.policy.check import warnings
 from tests.unit.policy.build import HEAD, LAKE, PRODUCTION, WHOLE, policy
 
@@ -11,7 +11,7 @@ KV = LAKE.partition("[grant.aws]")[0] + '[grant.vault]\nrole = "etl"\npath = "se
 
 
 def _warnings(text: str) -> list[str]:
-    return [str(warning) for warning in warnings(policy(text), "policy.toml")]
+    return [str(warning) for warning in warnings(policy(text))]
 
 
 def test_the_policy_of_the_design_has_no_warnings() -> None:
@@ -80,5 +80,5 @@ def test_what_cannot_be_followed_is_not_called_unreachable(monkeypatch: pytest.M
             "when.ref_protected", 'unless.ref_path = "refs/heads/*b*"\nwhen.ref_protected'
         )
     )
-    monkeypatch.setattr(overlap, "_MAX_STATES", 3)
-    assert not [w for w in warnings(rules, "x") if "no job" in w.what or "nobody" in w.what]
+    monkeypatch.setattr(automata, "_MAX_STATES", 3)
+    assert not [w for w in warnings(rules) if "no job" in w.what or "nobody" in w.what]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from broker.errors import Code
 from broker.identity.claims import ClaimSet
-from broker.policy.decide import decide, decide_claims, examine, matches, shown
+from broker.policy.decide import decide, decide_claims, matches
 from broker.policy.model import Allow, Deny, Policy
+from broker.policy.trail import examine, shown
 from tests.unit.policy.build import HEAD, LAKE, PRODUCTION, WHOLE, job, policy
 
 
@@ -37,7 +38,7 @@ def test_a_job_is_in_its_environment_and_gets_all_its_grants(whole: Policy) -> N
     decision = decide(whole, job(), None)
     assert isinstance(decision, Allow)
     assert (decision.environment, decision.grants) == ("production", ("lake", "warehouse"))
-    assert (decision.max_session, decision.max_exchanges) == (timedelta(hours=12), 8)
+    assert (decision.rule.max_session, decision.rule.max_exchanges) == (timedelta(hours=12), 8)
     assert all(step.met for step in decision.trail)
     assert [(s.clause, s.claim, s.value, s.wanted) for s in decision.trail][:2] == [
         ("file", "project_id", "4711", '"4711"'),
@@ -267,8 +268,11 @@ def test_the_cost_of_a_decision_does_not_grow_with_other_projects() -> None:
     """Only the job's own environments are looked at, however many there are."""
     many = "".join(PRODUCTION.replace('"production"', f'"e{n}"').replace("4711", str(n)) for n in range(1, 300))
     rules = policy(HEAD + many + LAKE.replace('["production"]', '["e7"]'))
-    assert [e.name for e in rules.pinned("gitlab", "project_id", "7")] == ["e7"]
-    assert rules.pinned("gitlab", "project_id", "4711") == ()
+    ((claim, found),) = rules.pins("gitlab", "gitlab")
+    assert claim == "project_id"
+    assert [e.name for e in found["7"]] == ["e7"]
+    assert "4711" not in found
+    assert rules.pins("gitlab", "github") == rules.pins("other", "gitlab") == ()
     assert _environment(rules, project_id="7", job_project_id="7") == "e7"
 
 

@@ -1,5 +1,6 @@
 """The proof that no two environments match one job, against counting them all."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 
 from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.profiles import PROFILES
-from broker.policy import overlap
+from broker.policy import automata, overlap, satisfy
 from broker.policy.conditions import conditions
 from broker.policy.decide import matches
 from broker.policy.model import Environment
 from broker.policy.overlap import TooComplexError, find_job, overlaps
 from broker.policy.reading import Table
 from broker.toml_source import Problem, parse
+from tests.bench.bench_proofs import SHAPES, rules
 from tests.unit.policy.build import HEAD, LAKE, PRODUCTION, refusals
 
 GITLAB = PROFILES["gitlab"]
@@ -213,12 +215,12 @@ def test_only_so_many_pairs_are_reported() -> None:
 
 def test_what_cannot_be_proved_within_bounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not taken on trust."""
-    monkeypatch.setattr(overlap, "_MAX_STATES", 3)
+    monkeypatch.setattr(automata, "_MAX_STATES", 3)
     stars = _second('when.ref_path = "refs/heads/*a*/**"')
     found = refusals(HEAD + PRODUCTION.replace("refs/heads/main", "refs/heads/**b/c*") + stars + LAKE)
     assert len(found) == 1
     assert "it cannot be proved that no two environments match one job" in found[0]
-    monkeypatch.setattr(overlap, "_MAX_TRIES", 0)
+    monkeypatch.setattr(satisfy, "_MAX_CASES", 0)
     merge = {"project_id": ["1"], "pipeline_source": ["merge_request_event"]}
     with pytest.raises(TooComplexError):
         find_job([_environment("0", merge, {})])
@@ -231,3 +233,10 @@ def test_a_witness_looks_like_a_path() -> None:
     job = find_job([heads, _environment("1", base | {"ref_path": "refs/**"}, {})])
     assert job is not None
     assert job["ref_path"] == "refs/heads/x"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_rules_of_one_project_that_differ_plainly_are_apart_at_a_glance(shape: Callable[[int], str]) -> None:
+    """Of 2 000 rules no pair has to be searched: the cost is not that of two million proofs."""
+    assert list(overlap._pairs(rules(2_000, shape))) == []
+    assert list(overlap._pairs([*rules(300, shape), *rules(1, shape)])) == [(0, 300)]

@@ -2,13 +2,16 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from broker.cli import cli
-from tests.unit.policy.build import LAKE_JSON, WHOLE
+from tests.unit.policy.build import GOOD_OF_EVERY_KEY, LAKE_JSON, WHOLE
 
 CLAIMS = {
     "project_id": "4711",
@@ -97,10 +100,10 @@ def test_check_speaks_json(folder: Path) -> None:
 
 
 def test_a_policy_that_is_not_there_exits_with_78(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.toml", tmp_path):
+    for path, said in ((tmp_path / "none.toml", "the file cannot be read"), (tmp_path, "the folder has no *.toml file")):
         result = _run("check", path)
         assert result.exit_code == 78
-        assert "the file cannot be read" in result.stderr
+        assert said in result.stderr
 
 
 # --- explain --------------------------------------------------------------------------------------------------------------
@@ -212,6 +215,90 @@ def test_a_bad_policy_is_not_explained(folder: Path) -> None:
     assert "version is 2" in result.stderr
 
 
+# --- explain, by options --------------------------------------------------------------------------------------------------
+
+MAIN = ("--project", "4711", "--ref", "refs/heads/main", "--protected", "--source", "push", "--environment", "production")
+
+
+def _flags(folder: Path, *words: str) -> Result:
+    return _run("explain", "--policy", folder / "policy.toml", *words)
+
+
+def test_a_job_can_be_described_by_options(folder: Path) -> None:
+    assert "ALLOW environment production: lake, warehouse" in _flags(folder, *MAIN).stdout
+    denied = _flags(folder, *MAIN, "--unprotected")
+    assert "nearest is production; it wants ref_protected true, and it is 'false'" in denied.stdout
+    review = _flags(folder, "--project", "4711", "--ref", "refs/heads/x", "--source", "web", "--json")
+    assert json.loads(review.stdout)["environment"] == "review"
+
+
+def test_options_change_what_a_file_says(folder: Path) -> None:
+    result = _explain(folder, CLAIMS | {"ref_protected": "false"}, "--protected")
+    assert "ALLOW environment production" in result.stdout
+
+
+def test_any_claim_can_be_given_in_its_own_type(folder: Path) -> None:
+    claims = ("--claim", "runner_id=7", "--claim", "groups_direct=a,b", "--claim", "ref_type=branch", "--claim", "sha=12")
+    result = _flags(folder, *MAIN, *claims)
+    assert "ALLOW" in result.stdout
+    assert "it counts as absent" not in result.stderr
+    assert "runner_id is not a whole number" in _flags(folder, *MAIN, "--claim", "runner_id=x").stderr
+
+
+def test_a_grant_can_be_asked_for_alone(folder: Path) -> None:
+    assert "ALLOW environment production: lake\n" in _flags(folder, *MAIN, "--grant", "lake").stdout
+    denied = _flags(folder, *MAIN, "--ref", "refs/heads/x", "--environment", "x", "--grant", "warehouse")
+    assert "DENY grant_denied" in denied.stdout
+    assert "nearest is" not in denied.stdout
+    assert "DENY grant_unknown" in _flags(folder, *MAIN, "--grant", "pond").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "there is nothing to explain"),
+        (("--ref", "main"), "--ref 'main' is no whole ref; write it as refs/heads/…"),
+        (("--ref", "refs/heads/"), "is no whole ref"),
+        (("--claim", "x"), "--claim 'x' is not NAME=VALUE"),
+        (("--claim", "=x"), "--claim '=x' is not NAME=VALUE"),
+    ],
+)
+def test_options_that_describe_no_job_exit_with_65(folder: Path, words: tuple[str, ...], said: str) -> None:
+    result = _flags(folder, *words)
+    assert (result.exit_code, result.stdout) == (65, "")
+    assert said in result.stderr
+
+
+def test_check_says_who_reaches_a_shared_grant(folder: Path) -> None:
+    (folder / "second.toml").write_text(WHOLE.replace('"4711"', '"41"').replace('"lake"', '"pond"'))
+    (folder / "policy.toml").write_text(WHOLE.replace('name = "lake"\n', 'name = "lake"\nshared = true\n'))
+    result = _run("check", folder)
+    assert result.exit_code == 0, result.stderr
+    assert "shared grant 'lake' is reached by 4 environments: production (policy.toml: project_id 4711); " in result.stdout
+    assert len(json.loads(_run("check", folder, "--json").stdout)["shared"]["lake"]) == 4
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_bytes_make_check_crash(folder: Path, data: st.DataObject) -> None:
+    """A good policy with bytes exchanged, left out, doubled and put in: it is good, or it has problems with lines."""
+    raw = bytearray(GOOD_OF_EVERY_KEY.encode())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at, length = data.draw(st.integers(0, len(raw) - 1)), data.draw(st.integers(0, 8))
+        match data.draw(st.integers(0, 2)):
+            case 0:
+                raw[at : at + length] = data.draw(st.binary(max_size=8))
+            case 1:
+                del raw[at : at + length]
+            case _:
+                raw[at:at] = raw[at : at + length * 8]
+    (folder / "policy.toml").write_bytes(bytes(raw))
+    result = _run("check", folder / "policy.toml")
+    assert result.exit_code in {0, 78}
+    if result.exit_code:
+        assert re.search(r"^error: policy\.toml:\d+: ", result.stderr, re.MULTILINE), result.stderr
+
+
 def test_each_command_helps_with_an_example() -> None:
-    for command in ("check", "explain"):
+    for command in ("check", "explain", "test", "init"):
         assert f"credbroker policy {command}" in _run(command, "--help").stdout

@@ -1,0 +1,206 @@
+"""`credbroker policy explain`: why a policy decides as it does, from a token, a claims file or flags."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from broker.cli.policy_files import loaded, or_exit
+from broker.errors import Code, Misconfigured, Refused
+
+if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
+    from broker.policy.explain import Explanation, Trail
+    from broker.policy.model import Step
+
+_MAX_CHARS = 1_000_000
+_REFS = {"refs/heads/": "branch", "refs/tags/": "tag"}
+_EPILOG = (
+    "\b\nExamples:\n  credbroker policy explain claims.json --policy policy.toml\n"
+    "  credbroker policy explain --policy policy.toml --project 4711 --ref refs/heads/main --protected"
+)
+
+
+@click.command("explain", epilog=_EPILOG)
+@click.argument("source", metavar="[TOKEN_FILE|CLAIMS.json|-]", required=False)
+@click.option("--policy", "policy_file", required=True, metavar="PATH", help="The policy to explain, a file or a folder.")
+@click.option("--issuer", metavar="NAME", help="The issuer's name, as in when.issuer  [default: the policy's only one]")
+@click.option("--project", metavar="ID", help="project_id, and job_project_id: no fork's job.")
+@click.option("--ref", metavar="REF", help="ref_path, as in refs/heads/main; ref and ref_type follow from it.")
+@click.option("--protected/--unprotected", default=None, help="ref_protected.")
+@click.option("--source", "pipeline_source", metavar="WORD", help="pipeline_source, as in push.")
+@click.option("--environment", metavar="NAME", help="GitLab's claim of that name.")
+@click.option("--claim", "more", multiple=True, metavar="NAME=VALUE", help="Any other claim. Repeatable.")
+@click.option("--grant", "grants", multiple=True, metavar="NAME", help="Ask for this grant alone. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def explain_(
+    source: str | None,
+    policy_file: str,
+    issuer: str | None,
+    project: str | None,
+    ref: str | None,
+    protected: bool | None,
+    pipeline_source: str | None,
+    environment: str | None,
+    more: tuple[str, ...],
+    grants: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show, condition by condition, what a policy makes of a job's claims.
+
+    Takes a file with the job token, a JSON file with claims, - for stdin, or claims as options; options change what a file
+    says. The token is decoded and NOT verified, and is never printed.
+    """
+    from broker.policy.explain import explain, issuers_of
+
+    flags = {"pipeline_source": pipeline_source, "environment": environment, "ref_protected": protected, **_project(project)}
+
+    def run() -> "Explanation":
+        given = {name: value for name, value in flags.items() if value is not None} | _ref(ref) | _more(more)
+        if source is None and not given:
+            raise Refused(Code.REQUEST_INVALID, "there is nothing to explain; give a token, a claims file, or --project, --ref …")
+        policy = loaded(policy_file)
+        members = {**(_members(source) if source is not None else {}), **given}
+        return explain(policy, _issuer(issuer, issuers_of(policy)), members, grants or None)
+
+    explanation = or_exit(run)
+    if as_json:
+        click.echo(json.dumps(_record(explanation), indent=2, ensure_ascii=False))
+    else:
+        _print(explanation)
+
+
+# --- what goes in -----------------------------------------------------------------------------------------------------
+
+
+def _project(project: str | None) -> dict[str, str | None]:
+    return {"project_id": project, "job_project_id": project}
+
+
+def _ref(ref: str | None) -> dict[str, Any]:
+    if ref is None:
+        return {}
+    for prefix, kind in _REFS.items():
+        if ref.startswith(prefix) and ref != prefix:
+            return {"ref_path": ref, "ref": ref.removeprefix(prefix), "ref_type": kind}
+    raise Refused(Code.REQUEST_INVALID, f"--ref {ref!r} is no whole ref; write it as refs/heads/… or refs/tags/…")
+
+
+def _more(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Values as the claim of that name has them."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals):
+            raise Refused(Code.REQUEST_INVALID, f"--claim {pair!r} is not NAME=VALUE")
+        found[name] = _typed(name, text)
+    return found
+
+
+def _typed(name: str, text: str) -> Any:
+    from broker.identity.profile import ClaimKind
+    from broker.identity.profiles import PROFILES
+
+    kinds = {profile.claims[name].kind for profile in PROFILES.values() if name in profile.claims}
+    if kinds <= {ClaimKind.TEXT, ClaimKind.BOOL}:
+        return text
+    if kinds == {ClaimKind.TEXTS}:
+        return text.split(",")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else text  # noqa: PLR2004 - a 64-bit number
+
+
+def _issuer(asked: str | None, names: tuple[str, ...]) -> str:
+    if asked is None and len(names) > 1:
+        raise Misconfigured(Code.CONFIG_INVALID, f"the policy has several issuers ({', '.join(names)}); say which with --issuer")
+    if asked is not None and asked not in names:
+        raise Misconfigured(Code.CONFIG_INVALID, f"no environment is of issuer {asked!r}; the policy's are {', '.join(names)}")
+    return asked or names[0]
+
+
+def _members(source: str) -> Mapping[str, Any]:
+    """The claims in a file: those of a token, or the JSON object itself. No message quotes what was read."""
+    from broker.identity.gate import parse as parse_token
+    from broker.identity.strict_json import NotStrictError, strict_object
+
+    try:
+        if source == "-":
+            text = sys.stdin.buffer.read(_MAX_CHARS + 1)
+        else:
+            with Path(source).open("rb") as file:
+                text = file.read(_MAX_CHARS + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a usable path"
+        raise Refused(Code.REQUEST_INVALID, f"{source!r} cannot be read ({reason})") from None
+    text = text.strip()
+    if not text or len(text) > _MAX_CHARS:
+        raise Refused(Code.REQUEST_INVALID, f"{source!r} is {'too long' if text else 'empty'}; give a job token or its claims")
+    if not text.startswith(b"{"):
+        return parse_token(text.decode("latin-1")).unverified_members
+    try:
+        return strict_object(text)
+    except NotStrictError as error:
+        raise Refused(Code.REQUEST_INVALID, f"the claims in {source!r} cannot be read: {error}") from None
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def _print(explanation: "Explanation") -> None:
+    from broker.policy.model import Allow
+
+    decision = explanation.decision
+    click.echo("The claims are not verified: this explains the policy and proves nothing about the job.", err=True)
+    for remark in explanation.remarks:
+        click.echo(f"note: {remark}", err=True)
+    pins = ", ".join(f"{pin} {value or 'absent'}" for pin, value in explanation.pins.items())
+    click.echo(f"job of issuer {explanation.issuer}, {pins}")
+    if explanation.trails and not explanation.trails[0].pinned_here:
+        click.echo("No environment is pinned to these ids; the nearest of others:")
+    for trail in explanation.trails:
+        click.echo("\n" + click.style(trail.environment, bold=True) + (": matches" if not trail.missing else ": does not match"))
+        for step in trail.steps:
+            click.echo(f"  {_mark(step)} {step.clause:<15} {step.claim:<18} {_value(step):<28} wanted {step.wanted}")
+    click.echo("")
+    if isinstance(decision, Allow):
+        grants = ", ".join(decision.grants) or "no grants"
+        click.echo(click.style("ALLOW", fg="green", bold=True) + f" environment {decision.environment}: {grants}")
+        return
+    click.echo(click.style("DENY", fg="red", bold=True) + f" {decision.code.word}: {decision.hint}")
+    if explanation.trails and explanation.trails[0].missing:
+        nearest = explanation.trails[0]
+        wanted = "; ".join(f"{step.claim} {step.wanted}, and it is {_value(step)}" for step in nearest.missing)
+        click.echo(f"nearest is {nearest.environment}; it wants {wanted}")
+
+
+def _mark(step: "Step") -> str:
+    return click.style("yes", fg="green") if step.met else click.style("NO ", fg="red")
+
+
+def _value(step: "Step") -> str:
+    return "absent" if step.value is None else repr(step.value)
+
+
+def _record(explanation: "Explanation") -> dict[str, Any]:
+    from broker.policy.model import Allow
+
+    decision = explanation.decision
+    outcome: dict[str, Any]
+    if isinstance(decision, Allow):
+        outcome = {"decision": "allow", "environment": decision.environment, "grants": list(decision.grants)}
+    else:
+        outcome = {"decision": "deny", "code": decision.code.word, "hint": decision.hint}
+    return {
+        **outcome,
+        "verified": False,
+        "issuer": explanation.issuer,
+        "pins": dict(explanation.pins),
+        "remarks": list(explanation.remarks),
+        "environments": [_trail_record(trail) for trail in explanation.trails],
+    }
+
+
+def _trail_record(trail: "Trail") -> dict[str, Any]:
+    steps = [{"clause": s.clause, "claim": s.claim, "value": s.value, "wanted": s.wanted, "met": s.met} for s in trail.steps]
+    return {"name": trail.environment, "pinned_here": trail.pinned_here, "matches": not trail.missing, "steps": steps}
