@@ -1,5 +1,6 @@
 """What a start would find in a store, found without one: nothing is made, migrated or written, and a broker may be serving."""
 
+import os
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ def look(path: Path, *, row_key: bytes | None, signer: LogSigner | None, key_nam
     if not stat.S_ISREG(found.st_mode):
         raise _unreadable(path, "it is not a file")
     refuse_open_to_all(path, stat.S_IMODE(found.st_mode))
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise _unreadable(path, "this user may not read and write it; check as the broker's user")
     if not found.st_size and not _size(path, "-wal"):
         return [f"the store {path} is an empty file: the broker will begin a new log in it, and knows of no session before"]
     if _size(path, "-wal") and not _beside(path, "-shm").exists():

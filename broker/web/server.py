@@ -7,10 +7,11 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import uvicorn
 
+from broker.web.accepting import TlsServer
 from broker.web.door import App
 from broker.web.limits import DoorLimits
 from broker.web.protocol import GuardedProtocol
@@ -126,10 +127,18 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         loop = asyncio.get_running_loop()
-        # Handshakes get the time that headers get: uvicorn would leave a silent TLS connection open for a minute.
-        patience = None if self._context is None else self._limits.request_seconds
-        server = await loop.create_server(self._connection, sock=self._sock, ssl=self._context, ssl_handshake_timeout=patience)
-        self.servers = [server]
+        if self._context is None:
+            self.servers = [await loop.create_server(self._connection, sock=self._sock)]
+        else:
+            tls = TlsServer(
+                self._connection,
+                self._sock,
+                self._context,
+                most=self._limits.connections,
+                established=lambda: len(self.server_state.connections),
+                handshake_seconds=self._limits.request_seconds,  # as long as headers get
+            )
+            self.servers = [cast("asyncio.Server", tls)]
         self.started = True
         self.listening.set()
 

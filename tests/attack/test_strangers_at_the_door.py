@@ -1,12 +1,19 @@
 """Strangers without a token on TCP: what they use up is not what the jobs on the Unix socket have."""
 
+import asyncio
 import contextlib
+import socket
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+import uvloop
+
 from broker.web.limits import DoorLimits
-from broker.web.sockets import LoopbackAt, UnixAt
+from broker.web.sockets import HttpsAt, LoopbackAt, UnixAt
 from tests.contract.test_wire import body_of, exchange
+from tests.fakes.pki import Pki
 from tests.fakes.running_broker import RunningBroker, Wire
 
 FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -30,3 +37,87 @@ def test_bodies_that_do_not_come_keep_nobody_off_another_listener(tmp_path: Path
             assert time.monotonic() < deadline
         with Wire(broker.urls[0]) as job:
             assert body_of(exchange(job), "Token")
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def https(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[RunningBroker, Pki]]:
+    """At most eight connections, each with a long time for its handshake."""
+    pki = Pki(tmp_path)
+    at = HttpsAt(host="127.0.0.1", port=0, cert=pki.server_cert, key=pki.server_key, client_ca=pki.ca_cert)
+    limits = DoorLimits(concurrency=4, request_seconds=60, stop_seconds=1)
+    with RunningBroker([at], limits=limits, loop_factory=request.param) as broker:
+        yield broker, pki
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def open_files_idle(broker: RunningBroker, pki: Pki) -> int:
+    """Once a connection has come and gone: libraries open some at the first."""
+    with Wire(broker.urls[0], pki.client()) as wire:
+        assert wire.request("GET", "/healthz").status == 200
+    time.sleep(0.2)
+    return open_files()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_connections_without_a_handshake_hold_no_more_descriptors_than_others(https: tuple[RunningBroker, Pki]) -> None:
+    """400 that said nothing held 400 for ten seconds; with enough of them SQLite and the upstreams had none left."""
+    broker, pki = https
+    before = open_files_idle(broker, pki)
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(Wire(broker.urls[0])) for _ in range(100)]
+        until(lambda: open_files() <= before + 100 + 8)  # our ends, and the broker's
+        assert all(wire.ended() for wire in silent[8:])  # not a byte
+        with Wire(broker.urls[0]) as another:
+            assert another.ended()
+        # Those who are inside are not cut off, and a place that becomes free is somebody's.
+        inside = pki.client().wrap_socket(silent[0].sock, server_hostname="localhost")
+        with inside:
+            inside.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert inside.recv(4096).startswith(b"HTTP/1.1 200 ")
+            for wire in silent[1:]:
+                wire.sock.close()
+            until(lambda: open_files() <= before + 2)
+            with Wire(broker.urls[0], pki.client()) as job:
+                assert body_of(exchange(job), "Token")
+    until(lambda: open_files() <= before)
+
+
+def test_a_handshake_that_fails_leaves_no_descriptor_and_no_place_taken(https: tuple[RunningBroker, Pki]) -> None:
+    """No TLS at all, a connection that is reset, a certificate of nobody."""
+    broker, pki = https
+    before = open_files_idle(broker, pki)
+    for attempt in range(30):
+        with Wire(broker.urls[0]) as stranger:
+            if attempt % 2:
+                stranger.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                stranger.sock.recv(4096)
+            else:
+                stranger.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    until(lambda: open_files() <= before)
+    with Wire(broker.urls[0], pki.client(with_certificate=True)) as job:
+        assert body_of(exchange(job), "Token")
+    assert broker.desk.exchanges[-1].peer.certificate == "spiffe://example.com/job"
+
+
+def test_a_stop_waits_for_no_handshake_and_answers_who_is_inside(https: tuple[RunningBroker, Pki]) -> None:
+    """And the port is closed at once."""
+    broker, pki = https
+    with Wire(broker.urls[0]) as silent, Wire(broker.urls[0], pki.client()) as inside:
+        assert inside.request("GET", "/healthz").status == 200
+        started = time.monotonic()
+        broker.stop()
+        assert silent.ended()
+        assert inside.ended()
+        with pytest.raises(ConnectionRefusedError), Wire(broker.urls[0]):
+            pass
+    broker.join()
+    assert time.monotonic() - started < 5

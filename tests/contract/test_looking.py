@@ -12,6 +12,7 @@ from broker.errors import Code, Misconfigured
 from broker.store import schema
 from broker.store.looking import look
 from tests.contract.ledger_stores import ROW_KEY, SCRIPT, SqliteStore, a_session, issued, opening
+from tests.contract.test_ledger_failures import _as_nobody as as_nobody
 from tests.unit.audit.samples import SIGNER
 
 
@@ -109,6 +110,14 @@ async def test_changed_rows_are_a_warning_since_a_broker_would_start_with_them(s
     (warning,) = _looked(store.path)
     assert "table session was changed by somebody else" in warning
     assert "(1 such rows); the broker would start and not be ready" in warning
+
+
+async def test_a_store_that_this_user_may_not_write_is_said() -> None:
+    with as_nobody() as theirs:
+        await theirs.open().close()
+        assert _looked(theirs.path) == []
+        theirs.path.chmod(0o400)
+        _refused(theirs.path, "this user may not read and write it; check as the broker's user")
 
 
 async def test_what_is_no_store_is_said(store: SqliteStore, tmp_path: Path) -> None:

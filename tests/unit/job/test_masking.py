@@ -77,7 +77,7 @@ def test_quoted_encoded_and_single_lines_are_hidden_too() -> None:
 
 @given(value=secrets, before=st.binary(max_size=40), after=st.binary(max_size=40), cut=st.integers(0, 200))
 def test_base64_of_a_text_around_the_value_hides_the_value(value: str, before: bytes, after: bytes, cut: int) -> None:
-    """HTTP Basic is base64 of `user:password`: at two of three alignments it went through. Less than a byte at each edge stays."""
+    """HTTP Basic is base64 of `user:password`: at two of three alignments it went through. Parts of a byte stay at the edges."""
     masker, raw = knowing(value), value.encode()
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         whole = encode(before + raw + after)
