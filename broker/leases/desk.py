@@ -89,8 +89,8 @@ class SessionDesk:
             for slot in live.slots.values()
             if slot.lease is not None
         )
-        answer = answer_now(self._policy(), live.session, live.session.grants)
-        offers = tuple(map(self._offer, answer.definitions)) if isinstance(answer, Allow) else ()
+        answers = (answer_now(self._policy(), live.session, (name,)) for name in live.session.grants)
+        offers = tuple(self._offer(answer.definitions[0]) for answer in answers if isinstance(answer, Allow))
         return SessionView(session=live.session, offers=offers, leases=lines)
 
     async def heartbeat(self, unverified_handle: str, peer: Peer) -> None:
