@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from broker.lease import UpstreamIds
 from broker.policy.language import parse
@@ -73,7 +74,7 @@ class Site:
         """Status and answer of a login with the broker's assertion for that."""
         claims = {"ref_protected": environment == "production", **claims}
         protected = claims["ref_protected"]
-        identity = replace(job(**claims), ref_protected=protected, ref_path="refs/heads/main")
+        identity = structs.replace(job(**claims), ref_protected=protected, ref_path="refs/heads/main")
         token = self.issuer.for_job(identity, environment, grant, AUDIENCE, session_id="s" * 26, aws=False)
         return self.server.api("POST", "auth/jwt/login", {"role": role, "jwt": token.reveal()}, ok=False)
 
