@@ -1,10 +1,18 @@
-"""Whether broker.toml and policy fit together: each grant has one upstream it can mean, and that can do what it asks."""
+"""What broker.toml means to the parts: their settings; and whether each grant of the policy has an upstream that can serve it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from broker.assertions import AssertionIssuer
 from broker.config import AwsConfig, Config, UpstreamConfig, VaultConfig
 from broker.errors import Code, Misconfigured
+from broker.moment import Clock
 from broker.policy.model import AwsGrant, AwsTarget, Policy, Target
+from broker.upstream import Upstream
+from broker.upstreams.aws import AwsSettings, AwsUpstream
+from broker.upstreams.pool import UpstreamPool
+from broker.upstreams.vault import VaultUpstream
+from broker.upstreams.vault_wire import VaultSettings
+from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt
 
 
 def upstream_name(config: Config, target: Target) -> str:
@@ -47,3 +55,47 @@ def require_upstreams(config: Config, policy: Policy) -> None:
                 )
     if problems:
         raise Misconfigured(Code.CONFIG_INVALID, "; ".join(problems))
+
+
+def made_upstreams(config: Config, assertions: AssertionIssuer, pool: UpstreamPool, clock: Clock) -> Mapping[str, Upstream]:
+    made: dict[str, Upstream] = {}
+    for upstream in config.upstreams:
+        match upstream:
+            case VaultConfig():
+                vault = VaultSettings(
+                    name=upstream.name,
+                    url=upstream.url,
+                    mount=upstream.mount,
+                    namespace=upstream.namespace,
+                    ca_file=upstream.ca_file,
+                    audience=upstream.audience,
+                    maintenance_role=upstream.maintenance_role,
+                )
+                made[upstream.name] = VaultUpstream(vault, assertions, pool, clock)
+            case AwsConfig():
+                aws = AwsSettings(
+                    name=upstream.name,
+                    region=upstream.region,
+                    sts_url=upstream.sts_url,
+                    via=upstream.via,
+                    audience=upstream.audience,
+                )
+                made[upstream.name] = AwsUpstream(aws, assertions, pool, clock)
+    return made
+
+
+def listeners(config: Config) -> list[Listener]:
+    listen = config.listen
+    found: list[Listener] = []
+    if listen.unix is not None:
+        found.append(UnixAt(path=listen.unix))
+    if listen.http is not None:
+        found.append(LoopbackAt(host=listen.http.host, port=listen.http.port))
+    if listen.https is not None:
+        https = listen.https
+        found.append(
+            HttpsAt(host=https.address.host, port=https.address.port, cert=https.cert, key=https.key, client_ca=https.client_ca)
+        )
+    if listen.admin is not None:
+        found.append(AdminAt(path=listen.admin, uids=frozenset(listen.admin_uids)))
+    return found

@@ -9,7 +9,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -17,10 +17,10 @@ from broker.assertions import AssertionIssuer
 from broker.audit.checkpoint import LogSigner
 from broker.audit.entry import Journal
 from broker.audit.rollup import BoundedDenials
-from broker.config import AwsConfig, Config, VaultConfig
+from broker.config import Config
 from broker.errors import Gathering, Misconfigured
 from broker.exchanging import Exchanging
-from broker.fitting import region_of, require_upstreams, upstream_name
+from broker.fitting import listeners, made_upstreams, region_of, require_upstreams, upstream_name
 from broker.identity.jwks import Keys
 from broker.identity.verify import TokenVerifier
 from broker.issuing import MOST_SKEW, Issuing
@@ -42,18 +42,13 @@ from broker.session import SessionState, new_id
 from broker.signing import Keyring
 from broker.store.serving import only_server_of
 from broker.store.sqlite import SqliteLedger
-from broker.upstream import Upstream
-from broker.upstreams.aws import AwsSettings, AwsUpstream
 from broker.upstreams.pool import UpstreamPool
-from broker.upstreams.vault import VaultUpstream
-from broker.upstreams.vault_wire import VaultSettings
 from broker.web.desk import Publication, Readiness
 from broker.web.door import Door
 from broker.web.limits import DoorLimits, GatedVerifier, ProjectGate
 from broker.web.metrics import Metrics
 from broker.web.routes import Routes
 from broker.web.server import asked_by_hangup, serve, stopped_by_signals
-from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt
 
 log = logging.getLogger("credbroker")
 
@@ -143,7 +138,7 @@ async def _serve_until(stop: asyncio.Event, asked: asyncio.Event, config: Config
     journal = Journal(new_id(), importlib.metadata.version("credbroker"))
     assertions = AssertionIssuer(config.issuer_url, files.keyring, system_clock)
     verifier = TokenVerifier([(issuer, Keys(issuer)) for issuer in config.issuers])
-    upstreams = _upstreams(config, assertions, pool)
+    upstreams = made_upstreams(config, assertions, pool, system_clock)
     denials = BoundedDenials()
     rate = config.limits.project_rate
     refusing = Refusing(
@@ -236,7 +231,7 @@ async def _serve_until(stop: asyncio.Event, asked: asyncio.Event, config: Config
         await ledger.commit([], [journal.broker_started(at=now.wall, policy_hash=files.policy.hash, log_vkey=files.signer.vkey)])
         await verifier.warm(now)
         with _looking_after(upkeep.run(), policing.run()):
-            await serve(door, _listeners(config), limits, stop=stop, on_ready=_announce)
+            await serve(door, listeners(config), limits, stop=stop, on_ready=_announce)
     finally:
         # What was in flight is answered. Sessions live on in the store; endings under way are finished or swept later.
         await ending.drain()
@@ -282,50 +277,6 @@ def _looking_after(*work: Coroutine[None, None, None]) -> Iterator[None]:
 
 def _announce(urls: tuple[str, ...]) -> None:
     log.info("broker.listening", extra={"urls": list(urls)})
-
-
-def _upstreams(config: Config, assertions: AssertionIssuer, pool: UpstreamPool) -> Mapping[str, Upstream]:
-    made: dict[str, Upstream] = {}
-    for upstream in config.upstreams:
-        match upstream:
-            case VaultConfig():
-                vault = VaultSettings(
-                    name=upstream.name,
-                    url=upstream.url,
-                    mount=upstream.mount,
-                    namespace=upstream.namespace,
-                    ca_file=upstream.ca_file,
-                    audience=upstream.audience,
-                    maintenance_role=upstream.maintenance_role,
-                )
-                made[upstream.name] = VaultUpstream(vault, assertions, pool, system_clock)
-            case AwsConfig():
-                aws = AwsSettings(
-                    name=upstream.name,
-                    region=upstream.region,
-                    sts_url=upstream.sts_url,
-                    via=upstream.via,
-                    audience=upstream.audience,
-                )
-                made[upstream.name] = AwsUpstream(aws, assertions, pool, system_clock)
-    return made
-
-
-def _listeners(config: Config) -> list[Listener]:
-    listen = config.listen
-    found: list[Listener] = []
-    if listen.unix is not None:
-        found.append(UnixAt(path=listen.unix))
-    if listen.http is not None:
-        found.append(LoopbackAt(host=listen.http.host, port=listen.http.port))
-    if listen.https is not None:
-        https = listen.https
-        found.append(
-            HttpsAt(host=https.address.host, port=https.address.port, cert=https.cert, key=https.key, client_ca=https.client_ca)
-        )
-    if listen.admin is not None:
-        found.append(AdminAt(path=listen.admin, uids=frozenset(listen.admin_uids)))
-    return found
 
 
 def _seconds(length: timedelta | None) -> float:

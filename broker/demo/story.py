@@ -10,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from broker.demo.files import BUCKET, PROJECT, ROTATE_EVERY
 from broker.demo.ministack import Keys
 from broker.demo.vault import GRANT, DevVault
-from broker.demo.world import BUCKET, PROJECT, ROTATE_EVERY, World
+from broker.demo.world import World
 
 Say = Callable[[str], None]
 

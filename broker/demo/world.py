@@ -18,112 +18,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from broker.demo.iam import Account, OidcProvider, Role
+from broker.demo.files import (
+    ACCOUNT,
+    BROKER,
+    BUCKET,
+    DEMO_POLICY,
+    LUIGI,
+    ORDERS,
+    PROJECT,
+    ROTATE_EVERY,
+    SESSION_POLICY,
+    role,
+)
+from broker.demo.iam import Account, OidcProvider
 from broker.demo.issuer import TestIssuer
 from broker.demo.ministack import MiniStack
 from broker.demo.processes import free_port
 from broker.demo.sts import StrictSts
 from broker.demo.vault import POLICY, UPSTREAM, DevVault
 
-ACCOUNT = "111122223333"
-BUCKET = "acme-data"
-PROJECT = "4711"
-ORDERS = "region,amount,state\nnorth,10,paid\nsouth,7,cancelled\nnorth,5,paid\nsouth,4,paid\n"
-ROTATE_EVERY = "4s"
 _READY_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _ROOM_FOR_SOCKET = 60  # characters of a temporary folder that leave room for the socket's name
-
-_POLICY = """\
-version = 1
-project_id = ["{project}"]
-
-[[environment]]
-name = "production"
-when.issuer = "gitlab"
-when.ref_path = "refs/heads/main"
-when.ref_protected = true
-when.environment = "production"
-when.pipeline_source = ["push", "schedule", "web"]
-
-[[environment]]
-name = "review"
-when.issuer = "gitlab"
-when.ref_path = "refs/heads/**"
-when.pipeline_source = ["push", "web"]
-unless.ref_path = "refs/heads/main"
-
-[[grant]]
-name = "lake"
-environments = ["production", "review"]
-[grant.aws]
-role_arn = "arn:aws:iam::{account}:role/etl-{{environment}}"
-session_policy = "lake.json"
-ttl = "15m"                                     # the SDK then asks for every request, and sees each rotation at once
-"""
-
-_BROKER = """\
-public_url = "{url}"
-policy = "policy.toml"
-
-[listen]
-unix = "{socket}"
-http = "127.0.0.1:{port}"
-
-[store]
-url = "sqlite:///broker.db"
-
-[keys]
-issuer = "keys/issuer"
-log = "keys/log.pem"
-store = "keys/store.key"
-
-[log]
-origin = "demo.example/log"
-
-[[issuer]]
-name = "gitlab"
-profile = "gitlab"
-issuer = "{issuer}"
-audience = ["{url}"]
-
-[[upstream]]
-name = "aws"
-kind = "aws"
-region = "eu-central-1"
-via = "issuer"
-sts_url = "{sts}"
-
-[limits]
-rotate_every = "{rotate_every}"
-"""
-
-_LUIGI = """\
-[core]
-no_configure_logging = true
-; each world locks its own pipeline, not its neighbour's
-lock_pid_dir = {folder}
-[worker]
-check_complete_on_run = true
-[retcode]
-already_running = 10
-missing_data = 20
-not_run = 25
-task_failed = 30
-scheduling_error = 35
-unhandled_exception = 40
-[Lake]
-root = s3://{bucket}/production
-project = {project}
-"""
-
-_SESSION_POLICY = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": f"arn:aws:s3:::{BUCKET}/{{environment}}/*"},
-        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{BUCKET}"},
-    ],
-}
 
 
 class WorldBroken(RuntimeError):
@@ -286,9 +202,9 @@ class World:
         provider = OidcProvider(url=self.url, client_ids=("sts.amazonaws.com",))
         self.account.put_provider(provider)
         for environment in ("production", "review"):
-            role = _role(environment, self.account.provider_arn(provider), provider.host)
-            self.account.put_role(role)
-            self.cloud.put_role(role)
+            made = role(environment, self.account.provider_arn(provider), provider.host)
+            self.account.put_role(made)
+            self.cloud.put_role(made)
         self.cloud.create_bucket(BUCKET)
         self.cloud.put_object(BUCKET, "production/in/orders.csv", ORDERS.encode())
         self.cloud.put_object(BUCKET, "review/in/orders.csv", ORDERS.encode())
@@ -306,12 +222,12 @@ class World:
         if keygen.returncode != 0:
             raise WorldBroken(f"keygen failed: {keygen.stderr}")
         self.log_key = keygen.stdout.split()[-1]
-        (self.folder / "lake.json").write_text(json.dumps(_SESSION_POLICY))
-        policy = _POLICY.format(project=PROJECT, account=ACCOUNT) + self._more_policy
+        (self.folder / "lake.json").write_text(json.dumps(SESSION_POLICY))
+        policy = DEMO_POLICY.format(project=PROJECT, account=ACCOUNT) + self._more_policy
         (self.folder / "policy.toml").write_text(policy)
-        (self.folder / "luigi.cfg").write_text(_LUIGI.format(bucket=BUCKET, project=PROJECT, folder=self.folder))
+        (self.folder / "luigi.cfg").write_text(LUIGI.format(bucket=BUCKET, project=PROJECT, folder=self.folder))
         (self.folder / "broker.toml").write_text(
-            _BROKER.format(
+            BROKER.format(
                 url=self.url,
                 socket=self.socket,
                 port=self.port,
@@ -324,35 +240,3 @@ class World:
         self.start_broker()
         if self.vault is not None:
             self.vault.trust(self.url, PROJECT)
-
-
-def _role(environment: str, provider_arn: str, host: str) -> Role:
-    """A role per environment: who may assume it, and the prefix that it reaches."""
-    return Role(
-        name=f"etl-{environment}",
-        trust={
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Principal": {"Federated": provider_arn},
-                    "Action": ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"],
-                    "Condition": {
-                        "StringEquals": {f"{host}:aud": "sts.amazonaws.com", "aws:RequestTag/environment": environment},
-                        "StringLike": {f"{host}:sub": f"environment:{environment}:grant:lake:issuer:gitlab:project:{PROJECT}"},
-                    },
-                }
-            ],
-        },
-        permissions={
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Action": ["s3:GetObject", "s3:PutObject"],
-                    "Resource": f"arn:aws:s3:::{BUCKET}/{environment}/*",
-                },
-                {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{BUCKET}"},
-            ],
-        },
-    )

@@ -10,7 +10,7 @@ from urllib.parse import quote_plus, urlencode
 
 import pytest
 
-from broker.demo.world import PROJECT
+from broker.demo.files import PROJECT
 from broker.errors import Code
 from tests.attack.corpus import Case, Mint, base_mint, corpus
 from tests.story.conftest import Town
