@@ -57,9 +57,12 @@ def exec_(
     grant's region, which the broker knows without reading it. REF is secret://GRANT[/SUBPATH]#FIELD. The exit code is COMMAND's
     own; 128+n when signal n ended it.
     """
+    from broker.job.private import keep_private
     from broker.job.references import parse_env, parse_file, parse_wanted
     from broker.job.running import ExecOrder, run
     from broker.job.settings import JobSettings
+
+    keep_private()
 
     def start() -> int:
         order = ExecOrder(

@@ -47,8 +47,11 @@ def get(
     """
     from broker.job.getting import GetOrder
     from broker.job.getting import get as read
+    from broker.job.private import keep_private
     from broker.job.references import parse_wanted
     from broker.job.settings import JobSettings
+
+    keep_private()
 
     if field is not None and format_ is not None:
         raise click.UsageError("--field prints one bare value; it does not go with --format")

@@ -6,17 +6,20 @@ expiry. Threat: a web page or another process on the machine that finds the port
 of everything a browser or a proxy adds are all checked.
 """
 
+import contextlib
 import hmac
 import http.server
+import io
 import json
 import secrets
+import socket
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from broker.errors import BrokerError, Code, Refused, Unavailable
 from broker.job.answers import ContainerCredentials
@@ -25,7 +28,8 @@ from broker.secret import Secret
 PATH = "/v1/aws/"
 _FORWARD_SECONDS = 0.8  # Java's SDK gives up after one second
 _AWAY_SECONDS = 2.0  # after a failure the broker is left alone this long, so that no SDK waits at every request
-_REQUEST_SECONDS = 10.0
+_REQUEST_SECONDS = 10.0  # for a whole request, the wait for it included
+_MOST_CONNECTIONS = 128  # each has a thread of this process, which must not run out of them
 _OK = 200
 _FOREIGN_HEADERS = ("Origin", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via")
 _REASONS = {
@@ -129,6 +133,39 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 128
     allow_reuse_address = False  # nobody shares this port
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._open: dict[socket.socket, bool] = {}  # whether it has shown the token, oldest first
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for it. When there are too many, the oldest that has not shown the token goes, and an SDK finds a place."""
+        with self._lock:
+            if len(self._open) >= _MOST_CONNECTIONS:
+                gone = next((one for one, known in self._open.items() if not known), request)
+                with contextlib.suppress(OSError):
+                    gone.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+                self._open.pop(gone, None)
+            else:
+                gone = None
+            if gone is not request:
+                self._open[request] = False
+        if gone is request:
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def knows(self, request: socket.socket) -> None:
+        """It has shown the token."""
+        with self._lock:
+            if request in self._open:
+                self._open[request] = True
+
     @property
     def loopback(self) -> tuple[str, int]:
         host, port = self.server_address[:2]
@@ -136,10 +173,35 @@ class _Server(socketserver.ThreadingTCPServer):
         return host, int(port)
 
 
+class _Timed(io.RawIOBase):
+    """What comes from a socket until a moment, not so long after each byte. Raises TimeoutError."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._sock = sock
+        self.until = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(max(0.001, self.until - time.monotonic()))
+        return self._sock.recv_into(buffer)
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     served: ClassVar[_Served]
     protocol_version = "HTTP/1.1"
-    timeout = _REQUEST_SECONDS
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._timed = _Timed(self.connection)
+        self.rfile = io.BufferedReader(self._timed)
+
+    def handle_one_request(self) -> None:
+        self._timed.until = time.monotonic() + _REQUEST_SECONDS
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         assert isinstance(self.server, _Server)
@@ -151,6 +213,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._refuse(403, "origin_foreign", "this endpoint answers no browser and no proxy")
         if len(given) != 1 or not self._knows(given[0]):
             return self._refuse(403, "token_wrong", "the endpoint's token is missing or wrong")
+        self.server.knows(self.connection)
         grant = self.path.removeprefix(PATH)
         if not self.path.startswith(PATH) or grant not in self.served.grants:
             return self._refuse(404, "grant_unknown", "there is no AWS grant of that name in this session")
@@ -190,6 +253,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "Cache-Control: no-store\r\n"
             f"Content-Length: {len(body)}\r\n" + ("Connection: close\r\n" if self.close_connection else "") + "\r\n"
         )
+        self.connection.settimeout(_REQUEST_SECONDS)
         self.wfile.write(head.encode("ascii") + (b"" if self.command == "HEAD" else body))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's

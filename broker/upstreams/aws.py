@@ -189,6 +189,8 @@ class AwsUpstream:
         from botocore import UNSIGNED
         from botocore.config import Config
 
+        from broker.upstreams.bounded_aws import bound
+
         # Everything that the environment could otherwise change is set here: endpoints, retries, time-outs. Without keys of its
         # own the broker reads no profile and no ~/.aws either.
         unsigned: dict[str, Any] = {}
@@ -199,7 +201,7 @@ class AwsUpstream:
         core = botocore.session.Session(session_vars=variables)
         core.set_config_variable("sts_regional_endpoints", "regional")
         direct: dict[str, Any] = {"proxies": {}} if is_loopback(urlsplit(self._settings.sts_url or "").hostname or "") else {}
-        return boto3.Session(botocore_session=core).client(
+        client = boto3.Session(botocore_session=core).client(
             "sts",
             region_name=region,
             endpoint_url=self._settings.sts_url,
@@ -213,6 +215,7 @@ class AwsUpstream:
                 **direct,
             ),
         )
+        return bound(client)
 
     # --- small ------------------------------------------------------------------------------------------------------
 

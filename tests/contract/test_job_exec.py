@@ -790,3 +790,33 @@ def test_a_session_that_ends_under_the_command_leaves_the_command_running(job: J
 def test_the_session_file_is_not_world_readable_for_a_moment(job: Job) -> None:
     job.run("get", "warehouse", "--field", "username")
     assert stat.S_IMODE(job.session_file.stat().st_mode) == 0o600
+
+
+# As root too, without what lets root read everything: a process without the capabilities that its uid could have.
+POWERLESS = """
+import ctypes, os, sys
+for capability in range(64):
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+PRY = """
+import ctypes, os
+try:
+    found = b"CREDBROKER_ID_TOKEN" in open(f"/proc/{os.getppid()}/environ", "rb").read()
+except PermissionError:
+    found = "denied"
+print(found, "dumpable", ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is about Linux's /proc")
+@pytest.mark.parametrize("arguments", [["broker", "exec", "--"], ["broker", "exec", "--no-mask", "--"]])
+def test_the_environment_of_exec_is_not_the_commands_to_read(job: Job, arguments: list[str]) -> None:
+    """The job token is taken out of the command's environment; exec's own has it, under the same uid. The command is as usual."""
+    pry = [sys.executable, "-c", PRY]
+    run = [sys.executable, "-c", POWERLESS, "-m", *arguments, *pry]
+    result = subprocess.run(run, env=job.environ, text=True, capture_output=True, timeout=60, check=False)
+    assert result.stdout == "denied dumpable 1\n", result.stderr
+    beside = [sys.executable, "-c", POWERLESS, "-c", "import subprocess,sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"]
+    result = subprocess.run([*beside, *pry], env=job.environ, text=True, capture_output=True, timeout=60, check=False)
+    assert result.stdout == "True dumpable 1\n", result.stderr

@@ -1,7 +1,9 @@
 """The loopback endpoint for AWS SDKs."""
 
+import contextlib
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -202,6 +204,46 @@ def test_headers_and_body_leave_in_one_write(endpoint: Endpoint) -> None:
             connection.sendall(request.encode())
             assert connection.recv(65536).endswith(b"\r\n\r\none")
         assert time.monotonic() - started < 3
+
+
+def port_of(one: Endpoint) -> int:
+    return int(one.url("lake").split(":")[2].split("/")[0])
+
+
+def test_a_request_that_drips_ends_with_its_time(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not prolong it (slowloris)."""
+    monkeypatch.setattr("broker.job.endpoint._REQUEST_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", port_of(endpoint)), timeout=10) as connection:
+        started = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"a" * 200:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.02)
+        assert time.monotonic() - started < 3
+
+
+def test_many_silent_connections_keep_no_sdk_out_and_are_bounded(
+    endpoint: Endpoint, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each held a thread. The oldest that has not shown the token makes room; one that has stays."""
+    monkeypatch.setattr("broker.job.endpoint._MOST_CONNECTIONS", 4)
+    port, token = port_of(endpoint), endpoint.token.reveal()
+    request = f"GET /v1/aws/lake HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: {token}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+
+        sdk = connect()
+        sdk.sendall(request)
+        assert sdk.recv(65536).endswith(b"one")
+        before = threading.active_count()
+        silent = [connect() for _ in range(30)]
+        assert all(one.recv(1) == b"" for one in silent[:27])
+        assert threading.active_count() <= before + 4
+        for one in (sdk, connect()):
+            one.sendall(request)
+            assert one.recv(65536).endswith(b"one")
 
 
 def test_requests_from_before_the_start_wait_for_it() -> None:
