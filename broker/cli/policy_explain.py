@@ -12,11 +12,11 @@ from broker.cli.policy_files import loaded, or_exit
 from broker.errors import Code, Misconfigured, Refused
 
 if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
+    from broker.identity.profile import Profile
     from broker.policy.explain import Explanation, Trail
     from broker.policy.model import Step
 
 _MAX_CHARS = 1_000_000
-_REFS = {"refs/heads/": "branch", "refs/tags/": "tag"}
 _EPILOG = (
     "\b\nExamples:\n  credbroker policy explain claims.json --policy policy.toml\n"
     "  credbroker policy explain --policy policy.toml --project 4711 --ref refs/heads/main --protected"
@@ -27,12 +27,12 @@ _EPILOG = (
 @click.argument("source", metavar="[TOKEN_FILE|CLAIMS.json|-]", required=False)
 @click.option("--policy", "policy_file", required=True, metavar="PATH", help="The policy to explain, a file or a folder.")
 @click.option("--issuer", metavar="NAME", help="The issuer's name, as in when.issuer  [default: the policy's only one]")
-@click.option("--project", metavar="ID", help="project_id, and job_project_id: no fork's job.")
-@click.option("--ref", metavar="REF", help="ref_path, as in refs/heads/main; ref and ref_type follow from it.")
+@click.option("--project", metavar="ID", help="The issuer's stable id; of GitLab project_id, and job_project_id: no fork's job.")
+@click.option("--ref", metavar="REF", help="The whole ref, as in refs/heads/main; the claims follow from it.")
 @click.option("--protected/--unprotected", default=None, help="ref_protected.")
-@click.option("--source", "pipeline_source", metavar="WORD", help="pipeline_source, as in push.")
-@click.option("--environment", metavar="NAME", help="GitLab's claim of that name.")
-@click.option("--claim", "more", multiple=True, metavar="NAME=VALUE", help="Any other claim. Repeatable.")
+@click.option("--source", "pipeline_source", metavar="WORD", help="What started it, as in push: pipeline_source, or GitHub's event_name.")
+@click.option("--environment", metavar="NAME", help="The claim of that name.")
+@click.option("--claim", "more", multiple=True, metavar="NAME=VALUE", help="Any other claim, one in an object by JSON pointer. Repeatable.")
 @click.option("--grant", "grants", multiple=True, metavar="NAME", help="Ask for this grant alone. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def explain_(
@@ -53,17 +53,20 @@ def explain_(
     Takes a file with the job token, a JSON file with claims, - for stdin, or claims as options; options change what a file
     says. The token is decoded and NOT verified, and is never printed.
     """
-    from broker.policy.explain import explain, issuers_of
+    from broker.policy.explain import explain, issuers_of, profile_of
 
-    flags = {"pipeline_source": pipeline_source, "environment": environment, "ref_protected": protected, **_project(project)}
+    flags = {"--project": project, "--ref": ref, "--protected": protected, "--source": pipeline_source, "--environment": environment}
 
     def run() -> "Explanation":
-        given = {name: value for name, value in flags.items() if value is not None} | _ref(ref) | _more(more)
-        if source is None and not given:
+        if source is None and not more and all(value is None for value in flags.values()):
             raise Refused(Code.REQUEST_INVALID, "there is nothing to explain; give a token, a claims file, or --project, --ref …")
         policy = loaded(policy_file)
-        members = {**(_members(source) if source is not None else {}), **given}
-        return explain(policy, _issuer(issuer, issuers_of(policy)), members, grants or None)
+        name = _issuer(issuer, issuers_of(policy))
+        profile = profile_of(policy, name)
+        members = dict(_members(source)) if source is not None else {}
+        for option, value in flags.items():
+            members |= _claims(option, value, profile) if value is not None else {}
+        return explain(policy, name, members | _more(more, profile), grants or None)
 
     explanation = or_exit(run)
     if as_json:
@@ -75,40 +78,51 @@ def explain_(
 # --- what goes in -----------------------------------------------------------------------------------------------------
 
 
-def _project(project: str | None) -> dict[str, str | None]:
-    return {"project_id": project, "job_project_id": project}
+def _claims(option: str, value: str | bool, profile: "Profile") -> dict[str, Any]:
+    """What an option says, in the claims of that kind of issuer."""
+    if option == "--project":
+        return dict.fromkeys([profile.stable_id, *(["job_project_id"] if "job_project_id" in set(profile.claims) else [])], value)
+    if option == "--ref" and profile.refs:
+        return _ref(str(value), profile)
+    name = {"--protected": "ref_protected", "--source": profile.source, "--environment": "environment"}.get(option, "")
+    if name in (profile.refs if option == "--protected" else set(profile.claims)):
+        return {name: value}
+    raise Refused(Code.REQUEST_INVALID, f"{option}: {profile.name} tokens have no such claim; name one with --claim")
 
 
-def _ref(ref: str | None) -> dict[str, Any]:
-    if ref is None:
-        return {}
-    for prefix, kind in _REFS.items():
-        if ref.startswith(prefix) and ref != prefix:
-            return {"ref_path": ref, "ref": ref.removeprefix(prefix), "ref_type": kind}
+def _ref(ref: str, profile: "Profile") -> dict[str, Any]:
+    from broker.policy.claims_model import model_of
+
+    spelled = model_of(profile.name).spelled
+    assert spelled is not None
+    for kind, prefixes in spelled.prefixes.items():
+        for prefix in prefixes:
+            if ref.startswith(prefix) and ref != prefix:
+                rest = {spelled.rest: ref.removeprefix(prefix)} if spelled.rest else {}
+                return {spelled.whole: ref, spelled.kind: kind} | rest
     raise Refused(Code.REQUEST_INVALID, f"--ref {ref!r} is no whole ref; write it as refs/heads/… or refs/tags/…")
 
 
-def _more(pairs: tuple[str, ...]) -> dict[str, Any]:
+def _more(pairs: tuple[str, ...], profile: "Profile") -> dict[str, Any]:
     """Values as the claim of that name has them."""
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not (name and equals):
             raise Refused(Code.REQUEST_INVALID, f"--claim {pair!r} is not NAME=VALUE")
-        found[name] = _typed(name, text)
+        found[name] = _typed(name, text, profile)
     return found
 
 
-def _typed(name: str, text: str) -> Any:
+def _typed(name: str, text: str, profile: "Profile") -> Any:
     from broker.identity.profile import ClaimKind
-    from broker.identity.profiles import PROFILES
 
-    kinds = {profile.claims[name].kind for profile in PROFILES.values() if name in profile.claims}
-    if kinds <= {ClaimKind.TEXT, ClaimKind.BOOL}:
-        return text
-    if kinds == {ClaimKind.TEXTS}:
+    claim = profile.claims.get(name)
+    if claim is not None and claim.kind is ClaimKind.TEXTS:
         return text.split(",")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else text  # noqa: PLR2004 - a 64-bit number
+    if claim is not None and claim.kind is ClaimKind.NUMBER:
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else text  # noqa: PLR2004 - a 64-bit number
+    return text
 
 
 def _issuer(asked: str | None, names: tuple[str, ...]) -> str:
@@ -137,7 +151,8 @@ def _members(source: str) -> Mapping[str, Any]:
     if not text or len(text) > _MAX_CHARS:
         raise Refused(Code.REQUEST_INVALID, f"{source!r} is {'too long' if text else 'empty'}; give a job token or its claims")
     if not text.startswith(b"{"):
-        return parse_token(text.decode("latin-1")).unverified_members
+        members = parse_token(text.decode("latin-1")).unverified_members
+        return {name: value for name, value in members.items() if not name.startswith("/")}  # that is our spelling of a pointer
     try:
         return strict_object(text)
     except NotStrictError as error:

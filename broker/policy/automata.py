@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from broker.policy.glob import Automaton, automaton
 
@@ -31,6 +31,7 @@ class Grammar:
     segments: bool = False  # no empty segment: no slash at either end, no two in a row
     dots: bool = True  # False: as in git, no segment starts with a dot, no two dots in a row, none at the end
     zero: bool = True  # False: a number without leading zeros
+    named: ClassVar[str] = ""
 
     def step(self, state: int, character: str) -> int:
         """The next state; 0 when the text cannot go on like this."""
@@ -60,11 +61,34 @@ class Grammar:
         return self.accepts(state)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Texts of one length, each place with signs of its own. A hyphen is all that the places tell apart."""
+
+    places: tuple[re.Pattern[str], ...]
+    segments: ClassVar[bool] = True
+    signs: ClassVar[re.Pattern[str]] = re.compile(r"[0-9a-f-]")
+    named: ClassVar[str] = "-"
+
+    def step(self, state: int, character: str) -> int:
+        return state + 1 if state <= len(self.places) and self.places[state - 1].match(character) else 0
+
+    def accepts(self, state: int) -> bool:
+        return state == len(self.places) + 1
+
+    def admits(self, text: str) -> bool:
+        return len(text) == len(self.places) and all(p.match(c) for p, c in zip(self.places, text, strict=True))
+
+
 class Spelling(Protocol):
-    """What `shortest` asks of a grammar. State 1 is the start of the text, 0 is a dead end."""
+    """What is asked of a grammar. State 1 is the start of the text, 0 is a dead end."""
 
     @property
     def signs(self) -> re.Pattern[str]: ...
+
+    @property
+    def named(self) -> str:
+        """Signs that no other stands for."""
 
     @property
     def segments(self) -> bool: ...
@@ -72,6 +96,8 @@ class Spelling(Protocol):
     def step(self, state: int, character: str) -> int: ...
 
     def accepts(self, state: int) -> bool: ...
+
+    def admits(self, text: str) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +164,7 @@ def _alphabet(machines: Iterable[Automaton], grammar: Spelling) -> list[str]:
     """Every character that some pattern names, the slash, and one that stands for all others: no pattern tells those apart,
     and of them the least restricted by the grammar is taken.
     """
-    named = {"/"}.union(*(machine.literal for machine in machines))
+    named = {"/", *grammar.named}.union(*(machine.literal for machine in machines))
     others = (c for c in _ORDINARY + "".join(map(chr, range(0x21, 0x2000))) if c not in named and c.isprintable())
     other = next((c for c in others if grammar.signs.match(c)), None)
     known = sorted(named, key=lambda c: (not c.isalnum(), c))

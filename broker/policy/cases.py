@@ -145,6 +145,8 @@ def _typed(table: Table, members: Mapping[str, Any], profile: Profile) -> ClaimS
             table.problem(name, f"{profile.name} tokens have no claim {name!r}", did_you_mean(name, profile.claims))
         elif claim.kind is ClaimKind.TEXTS and type(value) is list and all(type(element) is str for element in value):
             found[name] = tuple(value)
+        elif claim.one_or_more and isinstance(value, str):
+            found[name] = (value,)
         elif isinstance(value, str | bool | int) and type(value) is _TYPES.get(claim.kind):
             found[name] = value
         else:

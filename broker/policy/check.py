@@ -101,7 +101,7 @@ def _of_condition(environment: Environment, condition: Condition) -> Iterator[tu
         yield from _of_glob(glob, condition)
     if condition.negated and not condition.guard:  # a guard is for many: here it may well be the second lock
         asked = [c for c in environment.conditions if c.claim == condition.claim and not c.negated]
-        if asked and not _keeps_out(asked, condition):
+        if asked and not _keeps_out(asked, condition, environment.profile):
             yield f"unless.{condition.claim} keeps nobody out: when.{condition.claim} takes nothing of it", "leave it out"
     profile = PROFILES[environment.profile]
     if profile.claims[condition.claim].personal:
@@ -125,9 +125,9 @@ def _of_glob(glob: Glob, condition: Condition) -> Iterator[tuple[str, str]]:
         yield f"{value!r} is hidden: {glob.text!r} matches it already", "leave one of them out"
 
 
-def _keeps_out(asked: list[Condition], unless: Condition) -> bool:
+def _keeps_out(asked: list[Condition], unless: Condition, profile: str) -> bool:
     try:
-        return can_meet(asked, unless)
+        return can_meet(asked, unless, profile)
     except TooComplexError:
         return True
 

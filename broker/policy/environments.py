@@ -1,6 +1,6 @@
 """`[[environment]]` and the `[guards.NAME]` it uses: one environment with every condition that it rests on."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain
@@ -46,12 +46,14 @@ class Guards:
         names = table.texts("use")
         return [condition for name in names for condition in self._conditions(table, name, profile)]
 
-    def rest(self, profile: Profile) -> None:
-        """Read what no environment of this policy uses."""
+    def rest(self, profiles: Sequence[Profile]) -> None:
+        """Read what no environment of this policy uses, for the first of these issuers whose tokens have all its claims."""
         compiled = {place for place, _ in self._compiled}
         for guard in (guard for files in self._tables.values() for guard in files.values()):
             if guard.place not in compiled:
-                _guard_conditions(guard, profile)
+                named = [claim for clause in _CLAUSES if isinstance(raw := guard.members().get(clause), dict) for claim in raw]
+                having = (profile for profile in profiles if all(claim in profile.claims for claim in named))
+                _guard_conditions(guard, next(having, profiles[0]))
 
     def _conditions(self, table: Table, name: str, profile: Profile) -> Iterable[Condition]:
         files = self._tables.get(name, {})

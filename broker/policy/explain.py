@@ -11,6 +11,7 @@ from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.pointer import flattened
 from broker.identity.profile import ClaimKind, Profile
 from broker.identity.profiles import PROFILES
+from broker.policy.claims_model import model_of
 from broker.policy.decide import candidates, decide_claims
 from broker.policy.model import Decision, Policy, Step
 from broker.policy.trail import examine, shown
@@ -86,7 +87,9 @@ def _loosely_typed(profile: Profile, members: Mapping[str, Any]) -> tuple[ClaimS
     """Typed as the profile says, without its refusals: those become remarks, so that a handful of claims can be tried."""
     typed: dict[str, ClaimValue] = {}
     remarks = []
-    members = flattened(members)
+    # A witness of `policy prove` and an option name a claim inside an object by its pointer.
+    members = flattened(members) | {name: value for name, value in members.items() if name.startswith("/")}
+    documented = frozenset(profile.claims)  # of `generic` any other text is a claim too, and what is none is left out
     missing = [name for name, claim in profile.claims.items() if claim.required and members.get(name) is None]
     if missing:
         remarks.append(f"missing: {', '.join(missing)}; a token without them is refused")
@@ -95,10 +98,16 @@ def _loosely_typed(profile: Profile, members: Mapping[str, Any]) -> tuple[ClaimS
         if claim is None or value is None:
             continue
         taken = (value,) if claim.one_or_more and type(value) is str else _typed(claim.kind, value)
+        if taken is None and name not in documented:
+            continue
         if taken is None:
             remarks.append(f"{name} is not {claim.kind.value}: a token with it is refused, here it counts as absent")
         else:
             typed[name] = taken
+    for twin, other in model_of(profile.name).twins.items():
+        if twin in typed and typed[twin] != typed.get(other):
+            del typed[twin]
+            remarks.append(f"{twin} is not {other}: the broker leaves it out, here it counts as absent")
     return ClaimSet(typed), remarks
 
 

@@ -6,7 +6,7 @@ from broker.identity.profile import ClaimKind, Profile
 from broker.policy.conditions import conditions
 from broker.policy.model import Forbidden, Invariant
 from broker.policy.reading import Table
-from broker.toml_source import did_you_mean
+from broker.toml_source import did_you_mean, parse
 
 
 def invariant_from(
@@ -47,8 +47,16 @@ def _forbidden(claims: Table, profiles: Sequence[Profile]) -> tuple[Forbidden, .
     named = frozenset(claims.keys())
     if not named:
         claims.problem("", "never.claim is empty", "leave it out or name a claim")
-    profile = next((profile for profile in profiles if named <= profile.claims.keys()), profiles[0])
+    having = [profile for profile in profiles if all(name in profile.claims for name in named)]
+    profile = next((profile for profile in having if _takes(claims, profile)), (having or list(profiles))[0])
     return tuple(
         Forbidden(condition=condition, absent=condition.kind is ClaimKind.BOOL and False in condition.exact)
         for condition in conditions("never.claim", claims, profile)
     )
+
+
+def _takes(claims: Table, profile: Profile) -> bool:
+    """Whether these are values of that profile's claims: two kinds of issuer may have one name for different things."""
+    tried = Table(parse("", ""), (), claims.members(), [])
+    conditions("never.claim", tried, profile)
+    return not tried.faults

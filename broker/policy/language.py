@@ -78,7 +78,7 @@ def _read(texts: Mapping[str, str], templates: Callable[[str], str], issuers: Ma
         guards.read(file.top)
     environments = _environments(files, guards, issuers)
     profiles = [PROFILES[name] for name in dict.fromkeys(e.profile for e in environments)] or [PROFILES["gitlab"]]
-    guards.rest(profiles[0])
+    guards.rest(profiles)
     grants = _grants(files, template)
     invariants = _invariants(files, profiles)
     for file in files:

@@ -39,7 +39,7 @@ def find_job(environments: Sequence[Environment], solver: Solver | None = None) 
     return _found(solver or Solver(), environments)
 
 
-def can_meet(asked: Sequence[Condition], unless: Condition, profile: str = "gitlab") -> bool:
+def can_meet(asked: Sequence[Condition], unless: Condition, profile: str) -> bool:
     """Whether some value that all of `asked` take is one that `unless` names. Raises TooComplexError."""
     question = Question(profile=profile, held=tuple(asked), broken=(unless,))
     return Solver().job(question) is not None

@@ -112,21 +112,32 @@ def _typed(profiles: Sequence[Profile], name: str, value: str) -> object:
 def _forbidden_job(solver: Solver, environment: Environment, claims: Sequence[Forbidden]) -> ClaimSet | None:
     held: list[Condition] = []
     failing: list[Condition] = []
-    known: Mapping[str, object] = PROFILES[environment.profile].claims
-    for forbidden in claims:
-        condition = forbidden.condition
-        if condition.claim not in known:
-            if not forbidden.absent:
-                return None  # this issuer's tokens never carry it
-        elif forbidden.absent:
-            failing.append(replace(condition, exact=frozenset({True})))  # not proved true: false, or not there
+    own = [_own(forbidden, PROFILES[environment.profile]) for forbidden in claims]
+    for forbidden in own:
+        if forbidden is None:
+            return None  # this issuer's tokens never carry it
+        if forbidden.absent:
+            if forbidden.condition.claim in PROFILES[environment.profile].claims:
+                failing.append(replace(forbidden.condition, exact=frozenset({True})))  # not proved true: false, or not there
         else:
-            held.append(condition)
+            held.append(forbidden.condition)
     question = inside([environment])
     job = solver.job(replace(question, held=(*question.held, *held), broken=tuple(failing)))
-    if job is not None and not (matches(environment, job) and all(f.holds(job.get(f.condition.claim)) for f in claims)):
+    if job is not None and not (
+        matches(environment, job) and all(f.holds(job.get(f.condition.claim)) for f in own if f is not None)
+    ):
         raise TooComplexError  # the model and the evaluator differ: neither is to be relied on
     return job
+
+
+def _own(forbidden: Forbidden, profile: Profile) -> Forbidden | None:
+    """The same of this profile's claim, which may be a list where another's is a text; None: its tokens have no such value."""
+    claim = profile.claims.get(forbidden.condition.claim)
+    if forbidden.absent or (claim is not None and claim.kind is forbidden.condition.kind):
+        return forbidden
+    if claim is None or not {claim.kind, forbidden.condition.kind} <= {ClaimKind.TEXT, ClaimKind.TEXTS}:
+        return None
+    return replace(forbidden, condition=replace(forbidden.condition, kind=claim.kind))
 
 
 def _size(job: Mapping[str, ClaimValue]) -> tuple[int, int]:

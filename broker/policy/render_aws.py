@@ -6,14 +6,14 @@ a variable of IAM that its session tag fills.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from broker.errors import Code, Misconfigured
 from broker.policy.model import AwsGrant, Policy
 from broker.policy.placeholders import filled
-from broker.policy.render_roles import MAINTENANCE_SUBJECT, Roles, Served, aws_roles, fits_one_role, longest
+from broker.policy.render_roles import MAINTENANCE_SUBJECT, SESSIONS, Roles, Served, aws_roles, fits_one_role, longest
 
 _ACTIONS = ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"]
 _TAGS = ("environment", "grant", "project_id", "pipeline_id", "job_id", "ref_protected")
@@ -113,11 +113,12 @@ def job_trust(arn: str, served: tuple[Served, ...], side: AwsSide) -> Document:
     wide = sorted({s for one in served for s in one.subjects if s.endswith("*")})
     environments = sorted({one.rule.name for one in served})
     tags = {"aws:RequestTag/environment": environments, "aws:RequestTag/ref_protected": sorted(protected)}
+    names = sorted({f"{SESSIONS[one.rule.profile]}*" for one in served})
     statements = []
     if exact:
-        statements.append(_admission("BrokerMintsForAJob", _account(arn), side, exact, _ACTIONS, tags))
+        statements.append(_admission("BrokerMintsForAJob", _account(arn), side, exact, _ACTIONS, tags, names))
     if wide:
-        statements.append(_admission("BrokerMintsForANamespace", _account(arn), side, wide, _ACTIONS, tags, like=True))
+        statements.append(_admission("BrokerMintsForANamespace", _account(arn), side, wide, _ACTIONS, tags, names, like=True))
     document = {"Version": "2012-10-17", "Statement": statements}
     if len(json.dumps(document, separators=(",", ":"))) > _MAX_TRUST:
         raise Misconfigured(
@@ -135,6 +136,7 @@ def _admission(
     subjects: list[str],
     actions: list[str],
     tags: Mapping[str, list[str]] | None = None,
+    names: Sequence[str] = (),
     *,
     like: bool = False,
 ) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def _admission(
         equals[f"{side.host}:sub"] = subjects
     condition: dict[str, Any] = {"StringEquals": equals}
     if tags:
-        patterns["sts:RoleSessionName"] = "gl-*"
+        patterns["sts:RoleSessionName"] = names[0] if len(names) == 1 else list(names)
         # A ceiling beside keys that are required: alone it would be true of no tags at all.
         condition["ForAllValues:StringEquals"] = {"aws:TagKeys": list(_TAGS)}
     if patterns:

@@ -5,24 +5,36 @@ other claims are free. Wider is told against what `policy render` writes, the ti
 against the policy's own jobs. What a deployed role says in a way that is not understood is said, and compared no further.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
 from broker.identity.profile import ClaimKind
-from broker.policy.automata import Track, shortest, track
+from broker.identity.profiles import PROFILES
+from broker.policy.automata import Grammar, Track, shortest, track
 from broker.policy.claims_model import model_of
 from broker.policy.glob import compile_glob
 from broker.policy.model import Condition
-from broker.policy.render_roles import MAINTENANCE_SUBJECT, Served
+from broker.policy.render_roles import MAINTENANCE_SUBJECT, SESSIONS, Served
 from broker.policy.render_subject import PARTS, Subject
 from broker.policy.satisfy import Solver, inside
 
 Kind = Literal["wider", "narrower", "missing", "unknown"]
 
-_FREE = ("ref_path", "pipeline_id", "job_id")
-_CLAIMS = frozenset({"sub", "project_id", "ref_protected", *PARTS, *_FREE})
+# What an assertion says that no part of its subject does, as wide as any issuer's jobs have it; "" where they have none.
+_FREE: Mapping[str, Grammar] = {
+    "ref_path": Grammar(signs=re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]"), segments=True, dots=False, empty=True),
+    "pipeline_id": Grammar(signs=re.compile(r"[0-9]"), zero=False, empty=True),
+    "job_id": Grammar(signs=re.compile(r"[!-~]")),
+}
+# The job's own claims that those are. Missing: "" for ref and pipeline, and for the job an id that is no claim of its own.
+_FROM: Mapping[str, Mapping[str, str]] = {
+    "gitlab": {"ref_path": "ref_path", "pipeline_id": "pipeline_id", "job_id": "job_id"},
+    "github": {"ref_path": "ref", "pipeline_id": "run_id"},
+}
+_CLAIMS = frozenset({"sub", "project_id", "ref_protected", "session_name", *PARTS, *_FREE})
 _PROJECT = "stable_id"
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-:_.@/+="  # all of a subject
 
@@ -119,10 +131,9 @@ def _assertion(met: Sequence[Test], failed: Sequence[Test]) -> dict[str, str] | 
         return None
     if "ref_protected" in asked or "ref_protected" in barred:
         found["ref_protected"] = protected[0]
-    model = model_of("gitlab")
-    for claim in _FREE:
+    for claim, grammar in _FREE.items():
         if claim in asked or claim in barred:
-            value = shortest(model.grammar(claim), asked.get(claim, []), barred.get(claim, []))
+            value = shortest(grammar, asked.get(claim, []), barred.get(claim, []))
             if value is None:
                 return None
             found[claim] = value
@@ -146,12 +157,9 @@ def _fits(value: str, asked: Mapping[str, list[list[Track]]], barred: Mapping[st
 
 
 def _admits_upkeep(deployed: Sequence[Admission]) -> bool:
-    """Its assertion has a `sub` and nothing else."""
+    """Its assertion has a `sub` and nothing else; a session may be called anything by whoever asks for it."""
     return any(
-        all(
-            test.claim == "sub" and any(track(p).automaton.matches(MAINTENANCE_SUBJECT) for p in test.patterns)
-            for test in one.tests
-        )
+        all((test.claim == "sub" and _takes(test, MAINTENANCE_SUBJECT)) or test.claim == "session_name" for test in one.tests)
         for one in deployed
     )
 
@@ -170,33 +178,54 @@ def _left_out(deployed: Sequence[Admission], one: Served) -> dict[str, Any] | No
 
 
 def _job(solver: Solver, one: Served, failing: Sequence[Test]) -> dict[str, Any] | None:
+    profile = PROFILES[one.rule.profile]
     question = inside([one.rule])
     broken: list[Condition] = []
     held: list[Condition] = []
     said = {"environment": one.rule.name, "grant": one.grant.name, "issuer_name": one.rule.issuer}
+    said["session_name"] = SESSIONS[profile.name] + "x"
+    claims = _FROM.get(profile.name, {})
     for test in failing:
         if test.claim not in _CLAIMS:
             continue  # it fails for everybody
         if test.claim in said:
-            if any(track(p).automaton.matches(said[test.claim]) for p in test.patterns):
+            if _takes(test, said[test.claim]):
                 return None
         elif test.claim == "sub":
             prefix = f"environment:{one.rule.name}:grant:{one.grant.name}:issuer:{one.rule.issuer}:project:"
-            numbers = shortest(
-                model_of(one.rule.profile).grammar("project_id"), _pins(one), [track(p, prefix) for p in test.patterns]
-            )
-            if numbers is None:
+            grammar = model_of(profile.name).grammar(profile.stable_id)
+            project = shortest(grammar, _pins(one), [track(p, prefix) for p in test.patterns])
+            if project is None:
                 return None
-            held.append(_condition("project_id", ClaimKind.TEXT, (numbers,)))
+            held.append(_condition(profile.stable_id, ClaimKind.TEXT, (project,)))
         elif test.claim == "ref_protected":
-            failed = [value for value in ("true", "false") if not any(track(p).automaton.matches(value) for p in test.patterns)]
-            values = {"true": True, "false": False}
-            true = replace(_condition("ref_protected", ClaimKind.BOOL, ()), exact=frozenset({values[v] for v in failed}))
-            held.append(true)
-        else:
-            broken.append(_condition("project_id" if test.claim == _PROJECT else test.claim, ClaimKind.TEXT, test.patterns))
+            # "true" is said of a job that has the claim and is true, "false" of every other.
+            true = replace(_condition("ref_protected", ClaimKind.BOOL, ()), exact=frozenset({True}))
+            failed = [value for value in ("true", "false") if not _takes(test, value)]
+            if "ref_protected" not in profile.refs:
+                if "false" not in failed:
+                    return None
+            elif not failed:
+                return None
+            elif failed == ["true"]:
+                held.append(true)
+            elif failed == ["false"]:
+                broken.append(true)
+        elif test.claim in ("project_id", _PROJECT):
+            broken.append(_condition(profile.stable_id, ClaimKind.TEXT, test.patterns))
+        elif test.claim in claims:
+            broken.append(_condition(claims[test.claim], ClaimKind.TEXT, test.patterns))
+        elif test.claim == "job_id":
+            if shortest(_FREE[test.claim], [], [track(pattern) for pattern in test.patterns]) is None:
+                return None
+        elif _takes(test, ""):
+            return None
     job = solver.job(replace(question, held=(*question.held, *held), broken=tuple(broken)))
     return None if job is None else dict(job)
+
+
+def _takes(test: Test, value: str) -> bool:
+    return any(track(pattern).automaton.matches(value) for pattern in test.patterns)
 
 
 def _pins(one: Served) -> list[list[Track]]:

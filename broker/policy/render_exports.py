@@ -9,7 +9,7 @@ from typing import Any
 from broker.policy.model import Policy
 from broker.policy.render_aws import AwsSide
 from broker.policy.render_check import Admission, Finding, Test, UnreadableError, compare, compare_upkeep
-from broker.policy.render_roles import Roles, aws_roles, vault_roles
+from broker.policy.render_roles import SESSIONS, Roles, aws_roles, vault_roles
 from broker.policy.render_vault import VaultSide, job_role
 
 _ASSUME = "sts:AssumeRoleWithWebIdentity"
@@ -125,7 +125,8 @@ def _admissions(statements: Sequence[Any], side: AwsSide) -> Iterator[Admission]
         if None in tests:
             continue  # of another audience
         tagged = all(action in actions for action in _ALSO)
-        upkeep = all(test is not None and test.claim == "sub" and not _for_jobs(test) for test in tests) and bool(tests)
+        said = [test for test in tests if test is not None and test.claim != "session_name"]
+        upkeep = all(test.claim == "sub" and not _for_jobs(test) for test in said) and bool(said)
         if tagged or upkeep:
             yield Admission(tuple(test for test in tests if test is not None))
 
@@ -158,7 +159,9 @@ def _test(key: str, values: list[str], side: AwsSide, *, like: bool) -> Iterator
         yield Test("sub", tuple(_pattern(value, like=like) for value in values))
     elif plain.startswith(_TAG) and plain.removeprefix(_TAG) in _TAGS:
         yield Test(plain.removeprefix(_TAG), tuple(_pattern(value, like=like) for value in values))
-    elif not (plain == "sts:rolesessionname" and like and set(values) & {"gl-*", "*"}):  # every name of the broker's is one
+    elif plain == "sts:rolesessionname" and like and set(values) <= {"*", *(f"{start}*" for start in SESSIONS.values())}:
+        yield Test("session_name", tuple(_pattern(value, like=True) for value in values))
+    else:
         raise UnreadableError(f"the condition on {key}")
 
 

@@ -4,6 +4,7 @@ An assertion names environment, grant, issuer and project in `sub` (DESIGN 3.2),
 environment and grant that the policy has, where lists of single claims would admit their product.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,7 +18,11 @@ from broker.policy.satisfy import Solver, inside
 
 MAINTENANCE_SUBJECT = "broker:maintenance"
 LONGEST_SESSION = timedelta(hours=24)  # of an environment that sets no max_session: what an issuer's tokens live at most
+# How the session names of each kind of issuer start (`Profile.label`).
+SESSIONS: Mapping[str, str] = {"gitlab": "gl-", "github": "gh-", "okta": "ok-", "kubernetes": "k8s-", "generic": "oidc-"}
 _PROTECTED = "ref_protected"
+_IN_SUBJECT = re.compile(r"[A-Za-z0-9_.@/+=-]+")  # what `assertions` lets into a subject
+_IN_TEMPLATE = re.compile(r"[A-Za-z0-9_.-]+")  # what `templates` lets into a role or path
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ def _names(rule: Environment, grant: Grant) -> Iterator[tuple[str, tuple[str, ..
     target = grant.target
     template = target.role_arn if isinstance(target, AwsGrant) else target.role
     pinned = projects(rule)
+    _fit(rule, grant, pinned or ())
     named = filled(template, {"environment": rule.name, "project_id": "\0project", "job_id": "\0job"})
     if "\0job" in named or ("\0project" in named and pinned is None):
         what = "{job_id}" if "\0job" in named else "{project_id}, and the environment takes every project of a namespace"
@@ -94,6 +100,21 @@ def _names(rule: Environment, grant: Grant) -> Iterator[tuple[str, tuple[str, ..
         yield named, tuple(_subject(rule, grant, project) for project in pinned or ("*",))
 
 
+def _fit(rule: Environment, grant: Grant, pinned: tuple[str, ...]) -> None:
+    """Raises Misconfigured for an id that no assertion, or not this grant's role or path, can carry: such a job gets nothing."""
+    target = grant.target
+    texts = (target.role_arn,) if isinstance(target, AwsGrant) else (target.role, target.path)
+    fitting = _IN_TEMPLATE if any("{project_id}" in text for text in texts) else _IN_SUBJECT
+    for project in pinned:
+        if fitting.fullmatch(project) is None:
+            where = "a role or path" if fitting is _IN_TEMPLATE else "the broker's assertion"
+            raise Misconfigured(
+                Code.CONFIG_INVALID,
+                f"grant {grant.name!r} in environment {rule.name!r}: {rule.pinned_by} {project!r} does not fit into {where}, so "
+                "its jobs never get it; pin an id of letters, digits and _ - ., or leave the grant out",
+            )
+
+
 def _subject(rule: Environment, grant: Grant, project: str) -> str:
     return f"environment:{rule.name}:grant:{grant.name}:issuer:{rule.issuer}:project:{project}"
 
@@ -101,7 +122,7 @@ def _subject(rule: Environment, grant: Grant, project: str) -> str:
 def _protected(solver: Solver, rule: Environment) -> tuple[str, ...]:
     """What the assertion's `ref_protected` can say of a job in this environment: proved, not read off one condition."""
     question = inside([rule])
-    if _PROTECTED not in PROFILES[rule.profile].claims:
+    if _PROTECTED not in PROFILES[rule.profile].refs:
         return ("false",) if solver.job(question) is not None else ()
     true = Condition(
         claim=_PROTECTED, clause="model", kind=ClaimKind.BOOL, exact=frozenset({True}), globs=(), negated=False, wanted="true"

@@ -22,6 +22,7 @@ class Subject:
 
     signs = re.compile(r"[A-Za-z0-9_.@/+=:-]")
     segments = True
+    named = ""
 
     def __init__(self, wanted: Mapping[str, Wanted]) -> None:
         self._groups = [wanted[part][0] for part in PARTS]
@@ -49,6 +50,12 @@ class Subject:
     def accepts(self, state: int) -> bool:
         part, read, begun, tracks = self._states[state - 1]
         return part == len(PARTS) - 1 and read == len(_BEFORE[part]) and begun and self._met(part, tracks)
+
+    def admits(self, text: str) -> bool:
+        state = 1
+        for character in text:
+            state = state and self.step(state, character)
+        return bool(state) and self.accepts(state)
 
     def _moved(self, state: _State, character: str) -> _State | None:
         part, read, begun, tracks = state

@@ -1,21 +1,22 @@
 """Is there a job for which these conditions hold and those do not? Exact over `claims_model`: such a job, or a proof.
 
-Every condition restricts one claim, so a set of them can be met exactly if each claim's own set can; the model's two ties between
-claims (a ref and its path, the fork rule) are told apart by cases. Whatever is found is what the search says; the callers that
+Every condition restricts one claim, so a set of them can be met exactly if each claim's own set can; the model's ties between
+claims (a ref and its path, twins, the fork rule) are told apart by cases. Whatever is found is what the search says; the callers that
 hand a witness on have it decided by the evaluator as well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 
 from broker.identity.claims import ClaimSet, ClaimValue
 from broker.identity.profile import ClaimKind
 from broker.identity.profiles import PROFILES
-from broker.policy.automata import Grammar, TooComplexError, Track, shortest, track
+from broker.policy.automata import TooComplexError, shortest
 from broker.policy.claims_model import Model, model_of
 from broker.policy.model import Condition, Environment
+from broker.policy.needs import Needs, elements, listed, meets, tracks
 
 _MAX_CASES = 200_000
 _COMPARED = 2_000  # witnesses, to take the shortest of
@@ -27,22 +28,6 @@ class _Absent(Enum):
 
 
 _ABSENT = _Absent.ABSENT
-_Conditions = frozenset[Condition]
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What one claim has to do: meet all of `held`, fail all of `broken`."""
-
-    held: _Conditions = frozenset()
-    broken: _Conditions = frozenset()
-    absent: bool = False
-    present: bool = False
-
-    def __or__(self, other: "Needs") -> "Needs":
-        return Needs(
-            self.held | other.held, self.broken | other.broken, self.absent or other.absent, self.present or other.present
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +91,7 @@ class Solver:
         if self._cases > _MAX_CASES:
             raise TooComplexError
         if not outside:
-            yield from self._forks(question.profile, needs, fork)
+            yield from self._twins(question.profile, needs, fork)
             return
         first, rest = outside[0], outside[1:]
         if any(not self._may(question.profile, needs, Needs(held=frozenset({c})), c.claim) for c in first.conditions):
@@ -124,23 +109,42 @@ class Solver:
         """Whether the claim alone can do that as well. False is a proof."""
         return self._value(model_of(profile), profile, claim, needs.get(claim, Needs()) | more) is not None
 
+    def _twins(self, profile: str, needs: dict[str, Needs], fork: bool | None) -> Iterator[dict[str, ClaimValue]]:
+        """A claim that is absent, or has the value of the one that it equals."""
+        model = model_of(profile)
+        twin = next((claim for claim in model.twins if claim in needs), None)
+        if twin is None:
+            yield from self._forks(profile, needs, fork)
+            return
+        other = model.twins[twin]
+        yield from self._forks(profile, needs | {twin: needs[twin] | Needs(absent=True)}, fork)
+        both = self._value(model, profile, other, needs[twin] | needs.get(other, Needs()) | Needs(present=True))
+        if isinstance(both, str):
+            others = {name: need for name, need in needs.items() if name not in (twin, other)}
+            for rest in self._forks(profile, others, fork):
+                yield rest | {twin: both, other: both}
+
     def _forks(self, profile: str, needs: dict[str, Needs], fork: bool | None) -> Iterator[dict[str, ClaimValue]]:
         rule = model_of(profile).forks
         if fork is None or rule is None:
-            yield from self._refs(profile, needs)
+            if not fork:  # without a rule there is no fork
+                yield from self._refs(profile, needs)
             return
         own, pinned, source = (needs.get(name, Needs()) for name in (rule.own, rule.pinned, rule.source))
         proposal = Condition(
-            claim=rule.source, clause="model", kind=ClaimKind.TEXT, exact=rule.proposals, globs=(), negated=False, wanted=""
+            claim=rule.source, clause="model", kind=ClaimKind.TEXT, exact=rule.proposals, globs=rule.alike, negated=False, wanted=""
         )
-        without = needs | {rule.own: own | Needs(absent=True)}
+        without = needs | ({rule.own: own | Needs(absent=True)} if rule.own else {})
         if fork:
             yield from self._refs(profile, without | {rule.source: source | Needs(held=frozenset({proposal}))})
-            yield from self._apart(profile, needs, (rule.own, rule.pinned))
+            if rule.own:
+                yield from self._apart(profile, needs, (rule.own, rule.pinned))
             return
         # Without a condition on the source, no source at all is shorter than one; with one, it is no proposal.
         honest = {rule.source: source | Needs(broken=frozenset({proposal}))} if source != Needs() else {}
         yield from self._refs(profile, without | honest)
+        if not rule.own:
+            return
         both = self._value(model_of(profile), profile, rule.pinned, own | pinned | Needs(present=True))
         if isinstance(both, str):
             others = {name: need for name, need in needs.items() if name not in (rule.own, rule.pinned)}
@@ -181,8 +185,8 @@ class Solver:
             yield others
             return
         spelled = model.spelled
-        for kind, prefix in spelled.prefixes.items():
-            if not _meets(kind, needs.get(spelled.kind, Needs())):
+        for kind, prefix in ((kind, prefix) for kind, prefixes in spelled.prefixes.items() for prefix in prefixes):
+            if not meets(kind, needs.get(spelled.kind, Needs())):
                 continue
             rest = self._tied(model, profile, needs, prefix)
             if rest is None:
@@ -193,14 +197,14 @@ class Solver:
     # --- one claim ----------------------------------------------------------------------------------------------------
 
     def _tied(self, model: Model, profile: str, needs: Mapping[str, Needs], prefix: str) -> str | None:
-        """The shortest `ref` that meets its own conditions, and behind the prefix those of `ref_path`."""
+        """The shortest rest that meets its own conditions, and behind the prefix those of the whole."""
         assert model.spelled is not None
         rest, whole = needs.get(model.spelled.rest, Needs()), needs.get(model.spelled.whole, Needs())
         key = (profile, prefix, rest, whole)
         if key not in self._refs_known:
-            groups, bars = _tracks(rest, "")
-            more_groups, more_bars = _tracks(whole, prefix)
-            found = shortest(model.grammar(model.spelled.rest), [*groups, *more_groups], [*bars, *more_bars])
+            groups, bars = tracks(rest, "")
+            more_groups, more_bars = tracks(whole, prefix)
+            found = shortest(model.grammar(model.spelled.rest or model.spelled.whole), [*groups, *more_groups], [*bars, *more_bars])
             self._refs_known[key] = found
         return self._refs_known[key]
 
@@ -221,24 +225,27 @@ class Solver:
 def _present(model: Model, profile: str, claim: str, needs: Needs) -> ClaimValue | None:
     """The least value of a claim that is there."""
     kind, grammar = PROFILES[profile].claims[claim].kind, model.grammar(claim)
+    if any(condition.kind is not kind for condition in needs.held):
+        return None  # a value of another type meets nothing
+    needs = replace(needs, broken=frozenset(condition for condition in needs.broken if condition.kind is kind))
     if kind is ClaimKind.TEXTS:
-        return _elements(grammar, needs)
-    finite = _listed(needs)
+        return elements(grammar, needs)
+    finite = listed(needs)
     if model.spelled is not None and claim == model.spelled.kind:
         finite = list(model.spelled.prefixes)
     elif kind is ClaimKind.BOOL:
         finite = [True, False]
     if finite is not None:
-        fitting = (value for value in finite if _meets(value, needs))
+        fitting = (value for value in finite if meets(value, needs))
         return next((value for value in fitting if kind is not ClaimKind.TEXT or grammar.admits(str(value))), None)
     if kind is ClaimKind.NUMBER:
-        return next(number for number in range(_FIRST_NUMBER, 2**53) if _meets(number, needs))
-    return shortest(grammar, *_tracks(needs, ""))
+        return next(number for number in range(_FIRST_NUMBER, 2**53) if meets(number, needs))
+    return shortest(grammar, *tracks(needs, ""))
 
 
 def _names(model: Model) -> frozenset[str]:
     tie = model.spelled
-    return frozenset() if tie is None else frozenset({tie.whole, tie.rest, tie.kind})
+    return frozenset() if tie is None else frozenset({tie.whole, tie.rest, tie.kind}) - {""}
 
 
 def _size(job: Mapping[str, ClaimValue]) -> tuple[int, int, str]:
@@ -249,44 +256,3 @@ def _exactly(claim: str, value: str) -> Condition:
     return Condition(
         claim=claim, clause="model", kind=ClaimKind.TEXT, exact=frozenset({value}), globs=(), negated=False, wanted=""
     )
-
-
-def _meets(value: str | bool | int, needs: Needs) -> bool:
-    """Of a present value."""
-    return all(c.describes(value) is not c.negated for c in needs.held) and all(
-        c.describes(value) is c.negated for c in needs.broken
-    )
-
-
-def _split(needs: Needs) -> tuple[list[Condition], list[Condition]]:
-    """Conditions whose description the value has to fit, and those whose it must not: an `unless` that fails has to fit."""
-    asked = [c for c in needs.held if not c.negated] + [c for c in needs.broken if c.negated]
-    barred = [c for c in needs.held if c.negated] + [c for c in needs.broken if not c.negated]
-    return asked, barred
-
-
-def _listed(needs: Needs) -> list[str | bool | int] | None:
-    """Every value that could meet the needs, shortest first, when they can be listed."""
-    lists = [c.exact for c in _split(needs)[0] if not c.globs]
-    return sorted(frozenset.intersection(*lists), key=lambda value: (len(str(value)), str(value))) if lists else None
-
-
-def _tracks(needs: Needs, beginning: str) -> tuple[list[list[Track]], list[Track]]:
-    asked, barred = _split(needs)
-    groups = [_alternatives(condition, beginning) for condition in sorted(asked, key=lambda c: c.wanted)]
-    return groups, [one for condition in barred for one in _alternatives(condition, beginning)]
-
-
-def _alternatives(condition: Condition, beginning: str) -> list[Track]:
-    texts = [*sorted(map(str, condition.exact)), *(glob.text for glob in condition.globs)]
-    tracks = [track(text, beginning) for text in texts]
-    return [one for one in tracks if one.start]
-
-
-def _elements(grammar: Grammar, needs: Needs) -> tuple[str, ...] | None:
-    """Each element answers one condition; none may be a barred one."""
-    asked, barred = _split(needs)
-    bars = [one for condition in barred for one in _alternatives(condition, "")]
-    found = [shortest(grammar, [_alternatives(condition, "")], bars) for condition in sorted(asked, key=lambda c: c.wanted)]
-    whole = tuple(dict.fromkeys(element for element in found if element is not None))
-    return whole if None not in found else None

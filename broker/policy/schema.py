@@ -6,7 +6,7 @@ Says what a schema can say: keys, types, shapes. That an environment exists, tha
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from broker.identity.profile import Assurance, Claim, ClaimKind
+from broker.identity.profile import Assurance, Claim, ClaimKind, Profile
 from broker.identity.profiles import PROFILES
 from broker.policy.environments import DEFAULT_EXCHANGES, MAX_EXCHANGES
 from broker.policy.placeholders import PLACEHOLDERS
@@ -17,19 +17,21 @@ _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,31}$"}
 _TEXT: Schema = {"type": "string", "pattern": r"\S"}
 _LENGTH: Schema = {"type": "string", "pattern": "^([0-9]{1,6}[dhms])+$"}
 _FLAG: Schema = {"type": "boolean"}
+_ANYTHING = "generic"  # the profile whose claims are not all known
 _GLOB = "`*` stops at `/`, `**` crosses it"
 
 
 def schema() -> Schema:
     """The schema of one policy file (JSON Schema 2020-12)."""
     claims = _claims()
-    when = _table(
+    when = _open(
         "What a job's claims have to be, all of them.", {"issuer": _said(_NAME, "The [[issuer]] of broker.toml."), **claims}
     )
-    unless = _table("What none of the claims may be. An absent claim keeps the job out too.", claims)
+    when["allOf"] = [_of_issuer(profile) for profile in PROFILES.values() if profile.name != _ANYTHING]
+    unless = _open("What none of the claims may be. An absent claim keeps the job out too.", claims)
     guard = _table(
         "Conditions that environments take over with `use`.",
-        {"when": _table("As in an environment, without issuer.", claims), "unless": unless},
+        {"when": _open("As in an environment, without issuer.", claims), "unless": unless},
         some=True,
     )
     top = {
@@ -116,7 +118,7 @@ def _invariant(claims: Mapping[str, Schema]) -> Schema:
     never = {
         "environment": _said(one_or_more, "In none of these environments."),
         "grant": _said(one_or_more, "With none of these grants."),
-        "claim": _table("No job whose claims are all like this. `false` means: not proved true.", claims, some=True),
+        "claim": _open("No job whose claims are all like this. `false` means: not proved true.", claims, some=True),
     }
     table = {"name": _said(_TEXT, "What it says, for people."), "never": _table("What must never be.", never, some=True)}
     return _table("One invariant.", table, required=["name", "never"])
@@ -154,6 +156,19 @@ def _shapes(claim: Claim) -> list[Schema]:
     if claim.assurance is Assurance.ID or not claim.path_like:
         text = {**text, "pattern": r"^[^*]*$"}
     return [text, {"type": "array", "items": text, "minItems": 1}]
+
+
+def _open(description: str, keys: Mapping[str, Schema], *, some: bool = False) -> Schema:
+    """A table of claims: an issuer of the profile `generic` has others, each a text, or one in an object by its JSON pointer."""
+    text: Schema = {"type": "string", "pattern": "^[^*]+$"}
+    table = _table(description, keys, some=some)
+    return {**table, "additionalProperties": {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]}}
+
+
+def _of_issuer(profile: Profile) -> Schema:
+    """An issuer that is called like its profile has that profile's claims and no others."""
+    said: Schema = {"properties": {"issuer": {"const": profile.name}}, "required": ["issuer"]}
+    return {"if": said, "then": {"propertyNames": {"enum": ["issuer", *sorted(profile.claims)]}}}
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
