@@ -13,6 +13,21 @@ resource "vault_policy" "credbroker_etl_review" {
   policy = file("${path.module}/policy-credbroker-etl-review.hcl")
 }
 
+resource "vault_policy" "credbroker_etl_settings_production" {
+  name   = "credbroker-etl-settings-production"
+  policy = file("${path.module}/policy-credbroker-etl-settings-production.hcl")
+}
+
+resource "vault_policy" "credbroker_etl_settings_review" {
+  name   = "credbroker-etl-settings-review"
+  policy = file("${path.module}/policy-credbroker-etl-settings-review.hcl")
+}
+
+resource "vault_policy" "credbroker_etl_settings_staging" {
+  name   = "credbroker-etl-settings-staging"
+  policy = file("${path.module}/policy-credbroker-etl-settings-staging.hcl")
+}
+
 resource "vault_policy" "credbroker_etl_staging" {
   name   = "credbroker-etl-staging"
   policy = file("${path.module}/policy-credbroker-etl-staging.hcl")
@@ -61,6 +76,27 @@ resource "vault_generic_endpoint" "auth_jwt_role_etl_production" {
 resource "vault_generic_endpoint" "auth_jwt_role_etl_review" {
   path                 = "auth/jwt/role/etl-review"
   data_json            = file("${path.module}/auth_jwt_role_etl-review.json")
+  ignore_absent_fields = true
+  depends_on           = [vault_auth_backend.credbroker]
+}
+
+resource "vault_generic_endpoint" "auth_jwt_role_etl_settings_production" {
+  path                 = "auth/jwt/role/etl-settings-production"
+  data_json            = file("${path.module}/auth_jwt_role_etl-settings-production.json")
+  ignore_absent_fields = true
+  depends_on           = [vault_auth_backend.credbroker]
+}
+
+resource "vault_generic_endpoint" "auth_jwt_role_etl_settings_review" {
+  path                 = "auth/jwt/role/etl-settings-review"
+  data_json            = file("${path.module}/auth_jwt_role_etl-settings-review.json")
+  ignore_absent_fields = true
+  depends_on           = [vault_auth_backend.credbroker]
+}
+
+resource "vault_generic_endpoint" "auth_jwt_role_etl_settings_staging" {
+  path                 = "auth/jwt/role/etl-settings-staging"
+  data_json            = file("${path.module}/auth_jwt_role_etl-settings-staging.json")
   ignore_absent_fields = true
   depends_on           = [vault_auth_backend.credbroker]
 }

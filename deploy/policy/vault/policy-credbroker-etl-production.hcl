@@ -1,6 +1,3 @@
 path "database/creds/etl-production" {
   capabilities = ["read"]
 }
-path "secret/data/etl/production/+" {
-  capabilities = ["read"]
-}

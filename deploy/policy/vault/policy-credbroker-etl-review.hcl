@@ -1,6 +1,3 @@
-path "secret/data/etl/review/+" {
-  capabilities = ["read"]
-}
 path "database/creds/etl-scratch" {
   capabilities = ["read"]
 }

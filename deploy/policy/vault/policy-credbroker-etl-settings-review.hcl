@@ -1,0 +1,3 @@
+path "secret/data/etl/review/+" {
+  capabilities = ["read"]
+}
