@@ -126,7 +126,7 @@ def test_the_same_name_with_other_pins_and_other_claims_is_taken() -> None:
 
 def test_a_problem_is_in_the_file_that_has_it() -> None:
     assert _refusals(one=ONE.replace("role_arn", "role_arm"), two=TWO.replace("true", "1")) == [
-        "one.toml:13: role_arn is missing; add role_arn = …",
+        "one.toml:13: role_arn is missing in [grant.aws]; add role_arn = …",
         "one.toml:14: unknown key 'role_arm'; did you mean 'role_arn'?",
         "two.toml:8: when.ref_protected is a boolean and 1 is none; write when.ref_protected = true or false, without quotes",
     ]
