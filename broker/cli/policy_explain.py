@@ -30,9 +30,9 @@ _EPILOG = (
 @click.option("--project", metavar="ID", help="The issuer's stable id; of GitLab project_id, and job_project_id: no fork's job.")
 @click.option("--ref", metavar="REF", help="The whole ref, as in refs/heads/main; the claims follow from it.")
 @click.option("--protected/--unprotected", default=None, help="ref_protected.")
-@click.option("--source", "pipeline_source", metavar="WORD", help="What started it, as in push: pipeline_source, or GitHub's event_name.")
+@click.option("--source", "pipeline_source", metavar="WORD", help="What started it, as in push.")
 @click.option("--environment", metavar="NAME", help="The claim of that name.")
-@click.option("--claim", "more", multiple=True, metavar="NAME=VALUE", help="Any other claim, one in an object by JSON pointer. Repeatable.")
+@click.option("--claim", "more", multiple=True, metavar="NAME=VALUE", help="Any other claim, or a JSON pointer. Repeatable.")
 @click.option("--grant", "grants", multiple=True, metavar="NAME", help="Ask for this grant alone. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def explain_(
@@ -55,7 +55,8 @@ def explain_(
     """
     from broker.policy.explain import explain, issuers_of, profile_of
 
-    flags = {"--project": project, "--ref": ref, "--protected": protected, "--source": pipeline_source, "--environment": environment}
+    flags = {"--project": project, "--ref": ref, "--protected": protected, "--source": pipeline_source}
+    flags["--environment"] = environment
 
     def run() -> "Explanation":
         if source is None and not more and all(value is None for value in flags.values()):

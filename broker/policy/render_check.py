@@ -17,7 +17,7 @@ from broker.policy.automata import Grammar, Track, shortest, track
 from broker.policy.claims_model import model_of
 from broker.policy.glob import compile_glob
 from broker.policy.model import Condition
-from broker.policy.render_roles import MAINTENANCE_SUBJECT, SESSIONS, Served
+from broker.policy.render_roles import MAINTENANCE_SUBJECT, SESSIONS, Served, have_refs
 from broker.policy.render_subject import PARTS, Subject
 from broker.policy.satisfy import Solver, inside
 
@@ -29,7 +29,7 @@ _FREE: Mapping[str, Grammar] = {
     "pipeline_id": Grammar(signs=re.compile(r"[0-9]"), zero=False, empty=True),
     "job_id": Grammar(signs=re.compile(r"[!-~]")),
 }
-# The job's own claims that those are. Missing: "" for ref and pipeline, and for the job an id that is no claim of its own.
+# The job's own claims that those are. Where a job is missing, it is an id that is no single claim.
 _FROM: Mapping[str, Mapping[str, str]] = {
     "gitlab": {"ref_path": "ref_path", "pipeline_id": "pipeline_id", "job_id": "job_id"},
     "github": {"ref_path": "ref", "pipeline_id": "run_id"},
@@ -71,8 +71,8 @@ class Finding:
 def rendered(served: Sequence[Served]) -> list[Admission]:
     """What the rendering admits for these grants."""
     subjects = tuple(sorted({_any_text(s) for one in served for s in one.subjects}))
-    protected = tuple(sorted({value for one in served for value in one.protected}))
-    return [Admission((Test("sub", subjects), Test("ref_protected", protected)))]
+    protected = {value for one in served for value in one.protected} if have_refs(served) else {"true", "false"}
+    return [Admission((Test("sub", subjects), Test("ref_protected", tuple(sorted(protected)))))]
 
 
 def compare(role: str, deployed: Sequence[Admission], served: Sequence[Served]) -> Iterator[Finding]:
@@ -178,50 +178,66 @@ def _left_out(deployed: Sequence[Admission], one: Served) -> dict[str, Any] | No
 
 
 def _job(solver: Solver, one: Served, failing: Sequence[Test]) -> dict[str, Any] | None:
-    profile = PROFILES[one.rule.profile]
     question = inside([one.rule])
-    broken: list[Condition] = []
-    held: list[Condition] = []
-    said = {"environment": one.rule.name, "grant": one.grant.name, "issuer_name": one.rule.issuer}
-    said["session_name"] = SESSIONS[profile.name] + "x"
-    claims = _FROM.get(profile.name, {})
     for test in failing:
-        if test.claim not in _CLAIMS:
-            continue  # it fails for everybody
-        if test.claim in said:
-            if _takes(test, said[test.claim]):
-                return None
-        elif test.claim == "sub":
-            prefix = f"environment:{one.rule.name}:grant:{one.grant.name}:issuer:{one.rule.issuer}:project:"
-            grammar = model_of(profile.name).grammar(profile.stable_id)
-            project = shortest(grammar, _pins(one), [track(p, prefix) for p in test.patterns])
-            if project is None:
-                return None
-            held.append(_condition(profile.stable_id, ClaimKind.TEXT, (project,)))
-        elif test.claim == "ref_protected":
-            # "true" is said of a job that has the claim and is true, "false" of every other.
-            true = replace(_condition("ref_protected", ClaimKind.BOOL, ()), exact=frozenset({True}))
-            failed = [value for value in ("true", "false") if not _takes(test, value)]
-            if "ref_protected" not in profile.refs:
-                if "false" not in failed:
-                    return None
-            elif not failed:
-                return None
-            elif failed == ["true"]:
-                held.append(true)
-            elif failed == ["false"]:
-                broken.append(true)
-        elif test.claim in ("project_id", _PROJECT):
-            broken.append(_condition(profile.stable_id, ClaimKind.TEXT, test.patterns))
-        elif test.claim in claims:
-            broken.append(_condition(claims[test.claim], ClaimKind.TEXT, test.patterns))
-        elif test.claim == "job_id":
-            if shortest(_FREE[test.claim], [], [track(pattern) for pattern in test.patterns]) is None:
-                return None
-        elif _takes(test, ""):
+        more = _failed(one, test)
+        if more is None:
             return None
-    job = solver.job(replace(question, held=(*question.held, *held), broken=tuple(broken)))
+        question = replace(question, held=(*question.held, *more[0]), broken=(*question.broken, *more[1]))
+    job = solver.job(question)
     return None if job is None else dict(job)
+
+
+_Conditions = tuple[tuple[Condition, ...], tuple[Condition, ...]]  # that hold, that do not
+
+
+def _failed(one: Served, test: Test) -> _Conditions | None:
+    """What a job is like whose assertion fails this test; None when no job's does."""
+    profile = PROFILES[one.rule.profile]
+    own = {"project_id": profile.stable_id, _PROJECT: profile.stable_id, **_FROM.get(profile.name, {})}
+    said = _said(one)
+    if test.claim == "sub":
+        return _other_subject(one, test)
+    if test.claim in own:
+        return (), (_condition(own[test.claim], ClaimKind.TEXT, test.patterns),)
+    if test.claim in said:
+        return None if _takes(test, said[test.claim]) else ((), ())
+    if test.claim == "ref_protected":
+        return _otherwise_protected(test)
+    if test.claim == "job_id" and shortest(_FREE[test.claim], [], [track(pattern) for pattern in test.patterns]) is None:
+        return None
+    return (), ()  # it fails for somebody, or for everybody: no assertion has that claim
+
+
+def _said(one: Served) -> dict[str, str]:
+    """What the assertions of all jobs of this grant say alike."""
+    profile = PROFILES[one.rule.profile]
+    said = {"environment": one.rule.name, "grant": one.grant.name, "issuer_name": one.rule.issuer}
+    said["session_name"] = SESSIONS[profile.name] + "x"  # stands for all of them: no pattern that is read tells them apart
+    if not profile.refs:
+        said |= {"ref_path": "", "pipeline_id": "", "ref_protected": "false"}
+    return said
+
+
+def _other_subject(one: Served, test: Test) -> _Conditions | None:
+    profile = PROFILES[one.rule.profile]
+    prefix = f"environment:{one.rule.name}:grant:{one.grant.name}:issuer:{one.rule.issuer}:project:"
+    grammar = model_of(profile.name).grammar(profile.stable_id)
+    project = shortest(grammar, _pins(one), [track(pattern, prefix) for pattern in test.patterns])
+    return None if project is None else ((_condition(profile.stable_id, ClaimKind.TEXT, (project,)),), ())
+
+
+def _otherwise_protected(test: Test) -> _Conditions | None:
+    """`true` is said of a job that has the claim and is true, `false` of every other."""
+    true = replace(_condition("ref_protected", ClaimKind.BOOL, ()), exact=frozenset({True}))
+    match [value for value in ("true", "false") if not _takes(test, value)]:
+        case []:
+            return None
+        case ["true"]:
+            return (true,), ()
+        case ["false"]:
+            return (), (true,)
+    return (), ()
 
 
 def _takes(test: Test, value: str) -> bool:

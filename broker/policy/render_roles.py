@@ -5,7 +5,7 @@ environment and grant that the policy has, where lists of single claims would ad
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -133,6 +133,11 @@ def _protected(solver: Solver, rule: Environment) -> tuple[str, ...]:
     if solver.job(replace(question, broken=(true,))) is not None:
         found.append("false")
     return tuple(found)
+
+
+def have_refs(served: Sequence[Served]) -> bool:
+    """Whether jobs of any of these run on a ref. Where none does, the assertion says `false`, and no role binds that."""
+    return any(PROFILES[one.rule.profile].refs for one in served)
 
 
 def fits_one_role(name: str, served: tuple[Served, ...]) -> tuple[str, ...]:

@@ -12,7 +12,16 @@ from typing import Any
 
 from broker.policy.model import Policy, VaultGrant
 from broker.policy.placeholders import filled
-from broker.policy.render_roles import MAINTENANCE_SUBJECT, Roles, Served, fits_one_role, longest, projects, vault_roles
+from broker.policy.render_roles import (
+    MAINTENANCE_SUBJECT,
+    Roles,
+    Served,
+    fits_one_role,
+    have_refs,
+    longest,
+    projects,
+    vault_roles,
+)
 from broker.policy.templates import wildcard
 
 _TOKEN_TTL = timedelta(minutes=30)
@@ -81,8 +90,8 @@ def job_role(name: str, served: tuple[Served, ...], side: VaultSide) -> dict[str
     subjects = sorted({subject for one in served for subject in one.subjects})
     protected = fits_one_role(name, served)
     claims: dict[str, Any] = {"sub": subjects}
-    if protected == ("true",):
-        claims["ref_protected"] = ["true"]
+    if len(protected) == 1 and have_refs(served):
+        claims["ref_protected"] = list(protected)
     whole = int(longest(served).total_seconds())
     return {
         "role_type": "jwt",

@@ -1,8 +1,8 @@
 """Is there a job for which these conditions hold and those do not? Exact over `claims_model`: such a job, or a proof.
 
 Every condition restricts one claim, so a set of them can be met exactly if each claim's own set can; the model's ties between
-claims (a ref and its path, twins, the fork rule) are told apart by cases. Whatever is found is what the search says; the callers that
-hand a witness on have it decided by the evaluator as well.
+claims (a ref and its path, twins, the fork rule) are told apart by cases. Whatever is found is what the search says; the callers
+that hand a witness on have it decided by the evaluator as well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -131,9 +131,7 @@ class Solver:
                 yield from self._refs(profile, needs)
             return
         own, pinned, source = (needs.get(name, Needs()) for name in (rule.own, rule.pinned, rule.source))
-        proposal = Condition(
-            claim=rule.source, clause="model", kind=ClaimKind.TEXT, exact=rule.proposals, globs=rule.alike, negated=False, wanted=""
-        )
+        proposal = replace(_exactly(rule.source, ""), exact=rule.proposals, globs=rule.alike)
         without = needs | ({rule.own: own | Needs(absent=True)} if rule.own else {})
         if fork:
             yield from self._refs(profile, without | {rule.source: source | Needs(held=frozenset({proposal}))})
@@ -204,7 +202,8 @@ class Solver:
         if key not in self._refs_known:
             groups, bars = tracks(rest, "")
             more_groups, more_bars = tracks(whole, prefix)
-            found = shortest(model.grammar(model.spelled.rest or model.spelled.whole), [*groups, *more_groups], [*bars, *more_bars])
+            grammar = model.grammar(model.spelled.rest or model.spelled.whole)
+            found = shortest(grammar, [*groups, *more_groups], [*bars, *more_bars])
             self._refs_known[key] = found
         return self._refs_known[key]
 
