@@ -14,7 +14,9 @@ import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from msgspec import structs
 
+from broker.assertions import role_session_name, session_tags, source_identity
 from broker.demo.iam import Account, OidcProvider, Role
 from broker.demo.ministack import Keys, MiniStack
 from broker.demo.sts import StrictSts
@@ -23,6 +25,7 @@ from broker.policy.language import parse
 from broker.policy.model import Policy
 from broker.policy.render_aws import AwsAccount, AwsSide, aws, files, stop
 from tests.fakes.aws import ACCOUNT, REGION, TAGS, Issuer, running_ministack
+from tests.fakes.workloads import workload
 
 BUCKET = "acme-data"
 POLICY = """
@@ -293,3 +296,51 @@ def test_the_files_are_json_and_terraform_for_each_account() -> None:
         if name.endswith(".json"):
             json.loads(text)
             assert name == "111122223333/provider.json" or f'file("${{path.module}}/{name.split("/")[1]}")' in terraform
+
+
+_OTHERS = """
+version = 1
+
+[[environment]]
+name = "cluster"
+when.issuer = "kubernetes"
+when."/kubernetes.io/serviceaccount/uid" = "14ee3fa4-a7e2-420f-9f9a-dbc4507c3798"
+
+[[grant]]
+name = "lake"
+environments = ["cluster"]
+[grant.aws]
+role_arn = "arn:aws:iam::111122223333:role/etl-{environment}"
+session_policy = "lake.json"
+"""
+
+
+def test_a_role_for_service_accounts_takes_theirs_and_no_gitlab_jobs(site: Site) -> None:
+    """The same STS, with a second policy's role: `k8s-` sessions of that account's subject, and nothing on a protected ref."""
+    (rendered,) = aws(loaded(_OTHERS), AwsSide(issuer_url=site.issuer.url))
+    (role,) = rendered.roles
+    made = Role(name=role.name, trust=role.trust, permissions=role.permissions, max_seconds=role.max_seconds)
+    site.sts.account.put_role(made)
+    site.stack.put_role(made)
+    who = workload("kubernetes")
+    who = structs.replace(who, issuer_name="kubernetes")
+    name = role_session_name(who, "abcdefghijklmnopqrstuvwxyz")
+    tags = session_tags(who, "cluster", "lake")
+
+    def taken(name: str = name, issuer: str = "kubernetes", **said: str) -> Keys:
+        principal = {
+            "principal_tags": {key: [value] for key, value in (tags | said).items()},
+            "transitive_tag_keys": list(tags),
+        }
+        claims: dict[str, Any] = {
+            "https://aws.amazon.com/tags": principal,
+            "https://aws.amazon.com/source_identity": source_identity(who),
+        }
+        subject = f"environment:cluster:grant:lake:issuer:{issuer}:project:{who.stable_id}"
+        return site.assumed("etl-cluster", site.issuer.token(sub=subject, **claims), name)
+
+    assert taken().access_key_id
+    assert refused(lambda: taken(name="gl-4711-987654321-abcdefgh")) == "AccessDenied"
+    assert refused(lambda: taken(issuer="gitlab")) == "AccessDenied"
+    assert refused(lambda: taken(ref_protected="true")) == "AccessDenied"
+    assert refused(lambda: taken(environment="production")) == "AccessDenied"

@@ -23,6 +23,7 @@ from broker.upstream import Order
 from broker.upstreams.pool import UpstreamPool
 from broker.upstreams.vault import VaultSettings, VaultUpstream
 from tests.contract.vault_servers import AUDIENCE, BINARY, ISSUER, Server, SigningIssuer, fake_server, real_server
+from tests.fakes.workloads import ACCOUNT_UID, workload
 from tests.unit.policy.build import job
 
 KINDS = ["double"] if BINARY is None else ["double", "real"]
@@ -324,3 +325,59 @@ def test_the_script_applies_what_stands_beside_it(site: Site, tmp_path: Path) ->
     assert ran.returncode == 0, ran.stderr
     read = site.server.api("GET", "sys/policies/acl/credbroker-etl-production")[1]["data"]["policy"]
     assert read == files(site.rendered)["policy-credbroker-etl-production.hcl"]
+
+
+OTHERS = """
+version = 1
+
+[[environment]]
+name = "cluster"
+when.issuer = "kubernetes"
+when."/kubernetes.io/serviceaccount/uid" = "14ee3fa4-a7e2-420f-9f9a-dbc4507c3798"
+max_session = "1h"
+
+[[environment]]
+name = "batch"
+when.issuer = "okta"
+when.cid = "0oa2hl2inow5Uqc6c357"
+max_session = "1h"
+
+[[grant]]
+name = "secrets"
+environments = ["cluster", "batch"]
+[grant.vault]
+role = "etl-{environment}"
+path = "kv/{environment}/{project_id}/*"
+engine = "kv2"
+"""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def others(request: pytest.FixtureRequest) -> Iterator[Site]:
+    with fake_server() if request.param == "double" else real_server() as server:
+        issuer = SigningIssuer(server.now)
+        rendered = vault(loaded(OTHERS), SIDE)
+        apply(server, rendered, issuer)
+        for path in (f"cluster/{ACCOUNT_UID}", "batch/0oa2hl2inow5Uqc6c357", "cluster/another"):
+            server.api("POST", f"kv/data/{path}/key", {"data": {"a": path}})
+        yield Site(server, issuer, rendered)
+
+
+def _login(site: Site, role: str, kind: str, environment: str, **changes: Any) -> tuple[int, Any]:
+    who = structs.replace(workload(kind), **({"issuer_name": kind} | changes))
+    token = site.issuer.for_job(who, environment, "secrets", AUDIENCE, session_id="s" * 26, aws=False)
+    return site.server.api("POST", "auth/jwt/login", {"role": role, "jwt": token.reveal()}, ok=False)
+
+
+@pytest.mark.parametrize(("kind", "environment"), [("kubernetes", "cluster"), ("okta", "batch")])
+def test_a_job_without_refs_gets_its_own_environments_role_and_no_other(others: Site, kind: str, environment: str) -> None:
+    status, answer = _login(others, f"etl-{environment}", kind, environment)
+    assert status == 200
+    token, stable = answer["auth"]["client_token"], workload(kind).stable_id
+    status, read = others.reads(token, f"kv/data/{environment}/{stable}/key")
+    assert (status, read["data"]["data"]) == (200, {"a": f"{environment}/{stable}"})
+    assert others.reads(token, "kv/data/cluster/another/key")[0] == 403
+    other = {"cluster": "batch", "batch": "cluster"}[environment]
+    assert _login(others, f"etl-{other}", kind, environment)[0] == 400
+    assert _login(others, f"etl-{environment}", kind, environment, issuer_name="gitlab")[0] == 400
+    assert _login(others, f"etl-{environment}", kind, environment, stable_id="another")[0] == 400

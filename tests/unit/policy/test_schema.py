@@ -9,6 +9,9 @@ import jsonschema
 import pytest
 import tomllib
 
+from broker.identity.profile import Profile
+from broker.identity.profiles import PROFILES
+from broker.policy.claims_model import model_of
 from broker.policy.reading import Table
 from broker.policy.schema import schema
 from tests.unit.policy.build import GOOD_OF_EVERY_KEY, HEAD, LAKE, PRODUCTION, WHOLE, policy, refusals
@@ -104,7 +107,7 @@ def test_every_key_that_the_parser_knows_is_in_the_schema_and_no_other(monkeypat
 def test_the_reference_names_every_key_and_every_claim() -> None:
     """docs/policy.md, by the tables of the schema."""
     text = (ROOT / "docs/policy.md").read_text()
-    named = set(re.findall(r"`([a-z_0-9.]+)`", text))
+    named = set(re.findall(r"`([a-z_0-9./]+)`", text))
 
     def keys(table: dict[str, Any]) -> set[str]:
         found = set(table.get("properties", {}))
@@ -113,6 +116,39 @@ def test_the_reference_names_every_key_and_every_claim() -> None:
         return found
 
     assert keys(schema()) - named == set()
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: str(profile.name))
+def test_the_reference_has_a_table_of_each_issuers_claims_and_of_those_that_are_never_absent(profile: Profile) -> None:
+    text = (ROOT / "docs/policy.md").read_text()
+    kind = {"gitlab": "GitLab", "github": "GitHub"}.get(profile.name, profile.name.capitalize())
+    table = re.search(rf"^\| claims of an? {kind} token \|.*?\n\n", text, re.DOTALL | re.MULTILINE | re.IGNORECASE)
+    assert table is not None
+    named = re.findall(r"`([a-z_0-9./]+)`", table[0])
+    assert set(named) == set(profile.claims)
+    assert named[0 if named[0] in profile.claims else 1] == profile.stable_id
+    always = re.search(rf"^\| {kind} \| \|\n\|---\|---\|\n\| always there \|(.*)\|$", text, re.MULTILINE)
+    assert always is not None
+    assert set(re.findall(r"`([a-z_0-9./]+)`", always[1])) == model_of(profile.name).total
+
+
+_OF_OTHERS = {
+    "github": 'when.repository_id = "74"\nwhen.ref = "refs/heads/*"\nwhen.ref_protected = true\n',
+    "okta": 'when.cid = "0oa2"\nwhen.sub = "0oa2"\nwhen.scp = ["etl.run"]\nwhen.ver = 1\n',
+    "kubernetes": 'when."/kubernetes.io/serviceaccount/uid" = "14ee3fa4-a7e2-420f-9f9a-dbc4507c3798"\n',
+    "generic": 'when.sub = "pipeline-7"\nwhen.roles = "etl"\nwhen."/org/name" = "acme"\nwhen.organization_slug = "acme"\n',
+}
+
+
+@pytest.mark.parametrize(("issuer", "claims"), _OF_OTHERS.items())
+def test_claims_of_every_kind_of_issuer_are_taken_by_both(issuer: str, claims: str) -> None:
+    text = f'{HEAD}[[environment]]\nname = "production"\nwhen.issuer = "{issuer}"\n{claims}{LAKE}'
+    assert policy(text).environments[0].profile == issuer
+    assert _takes(text)
+    foreign = text.replace("when.issuer", "when.project_id = '1'\nwhen.issuer")
+    if issuer != "generic":  # which may have a claim of any name
+        assert refusals(foreign)
+        assert not _takes(foreign)
 
 
 def main() -> None:
