@@ -105,7 +105,8 @@ def _of_condition(environment: Environment, condition: Condition) -> Iterator[tu
             yield f"unless.{condition.claim} keeps nobody out: when.{condition.claim} takes nothing of it", "leave it out"
     profile = PROFILES[environment.profile]
     if profile.claims[condition.claim].personal:
-        yield f"{condition.claim} names a person, who can change it, and a policy is kept with the log", "use user_id"
+        instead = "use actor_id" if condition.claim == "actor" else "use user_id"
+        yield f"{condition.claim} names a person, who can change it, and a policy is kept with the log", instead
     if condition.claim == profile.source:
         for value in sorted(map(str, condition.exact - profile.open_sources)):
             # Strict: `parent_pipeline` is no slip of `pipeline`.

@@ -171,6 +171,7 @@ def test_every_code_shown_is_in_the_table(page: Path) -> None:
 
 _NOT_CODES = {
     "environment_action",
+    "environment_node_id",
     "environment_protected",
     "issuer_url",
     "token_type",

@@ -196,6 +196,15 @@ def test_what_a_change_gives_is_proved_for_every_kind(kind: str, narrow: str) ->
     assert not compare(policy(wider), policy(MIXED)).widens
 
 
+def test_a_person_is_better_named_by_an_id() -> None:
+    for text, instead in (
+        (GITHUB + 'when.actor = "octocat"\n', "actor_id"),
+        (PRODUCTION + 'when.user_login = "jo"\n', "user_id"),
+    ):
+        said = [str(problem) for problem in warnings(policy(HEAD + text + LAKE))]
+        assert [one for one in said if one.endswith(f"use {instead}")], said
+
+
 # --- renderings ------------------------------------------------------------------------------------------------------------
 
 
@@ -346,7 +355,7 @@ def test_a_token_is_no_place_to_spell_pointers(tmp_path: Path) -> None:
     from tests.fakes.workloads import inside as kubernetes
     from tests.fakes.workloads import workload_token
 
-    token = workload_token("kubernetes", **{"kubernetes.io": kubernetes(namespace="other"), _SPACE: "etl"})
+    token = workload_token("kubernetes", **{"kubernetes.io": kubernetes(namespace="other"), "/kubernetes.io/namespace": "etl"})
     (tmp_path / "token").write_text(token)
     assert "DENY" in _explain(tmp_path, "kubernetes", str(tmp_path / "token")).stdout
     (tmp_path / "token").write_text(workload_token("kubernetes"))
