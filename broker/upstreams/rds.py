@@ -4,7 +4,7 @@ The database asks AWS whether the signature is good and the role may `rds-db:con
 outlives the token; a new one needs a token that is alive.
 """
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from broker.policy.model import Rds
 from broker.secret import Secret
@@ -24,5 +24,5 @@ def auth_token(database: Rds, region: str, keys: Answer) -> tuple[Secret, dateti
     url = f"{_SCHEME}{database.host}:{database.port}/"
     request = AWSRequest("GET", url, data={"Action": "connect", "DBUser": database.user})
     SigV4QueryAuth(signing, "rds-db", region, expires=int(TOKEN_LIFE.total_seconds())).add_auth(request)
-    signed_at = datetime.strptime(request.context["timestamp"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    signed_at = datetime.strptime(request.context["timestamp"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     return Secret(request.url.removeprefix(_SCHEME)), min(signed_at + TOKEN_LIFE, keys.expires_at)
