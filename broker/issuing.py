@@ -20,7 +20,7 @@ from broker.policy.templates import fill
 from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey
 from broker.session import Session, new_id
-from broker.upstream import Held, LeftBehind, Minted, Order, Upstream
+from broker.upstream import Held, LeftBehind, Minted, Order, Upstream, kind_of
 
 log = logging.getLogger("credbroker.issuing")
 
@@ -112,14 +112,15 @@ class Issuing:
 
         # 5. The outcome, durable before the credential leaves; or it is taken back.
         done = self.clock()
-        life = hours(session, upstream.kind, minted, ttl, now, self.pace)
+        kind = kind_of(order.target)
+        life = hours(session, kind, minted, ttl, now, self.pace)
         if previous is not None and minted.static and same_values(previous.fields, minted.fields):
             lease = kept(previous, minted, life)
             outcome = self._renewed(lease, about, upstream, done, intent_id=intent.entry_id)
             settled: list[Change] = [SettleIntent(intent_id=intent.entry_id)]
             settled.append(ExtendLease(lease=lease, sealed=seal_lease(key, lease, minted.held)))
         else:
-            lease = born(session, grant, subpath, upstream.kind, previous, minted, new_id(), life, now, done)
+            lease = born(session, grant, subpath, kind, previous, minted, new_id(), life, now, done)
             outcome = self._issued(lease, about, upstream, done, intent.entry_id, luigi_task)
             settled = [WriteLease(intent_id=intent.entry_id, lease=lease, sealed=seal_lease(key, lease, minted.held))]
         try:

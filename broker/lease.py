@@ -9,7 +9,7 @@ from typing import Literal
 from broker.moment import Moment
 from broker.secret import Secret
 
-Kind = Literal["aws", "vault"]
+Kind = Literal["aws", "rds", "vault"]  # of what is handed out; an upstream is "aws" or "vault"
 Revocable = Literal["lease", "deny", "none"]
 
 
@@ -75,13 +75,13 @@ def freshness(lease: Lease, now: Moment) -> Freshness:
 
 
 STATIC_REFRESH = timedelta(minutes=5)
-_REFRESH_SHARE = {"aws": 1 / 2, "vault": 2 / 3}
+_REFRESH_SHARE = {"aws": 1 / 2, "rds": 1 / 2, "vault": 2 / 3}
 
 
 def refresh_after(kind: Kind, life: timedelta | None, *, spread: float, rotate_every: timedelta | None) -> timedelta:
     """How long after issue the next value is fetched.
 
-    Half of the life for STS, two thirds for Vault, five minutes for a value without an end (DESIGN 3.8), never later than
+    Half of the life for STS and RDS, two thirds for Vault, five minutes for a value without an end (DESIGN 3.8), never later than
     `rotate_every`. `spread` in [0, 1) takes up to a tenth off, so that sessions opened together do not rotate together.
     """
     planned = STATIC_REFRESH if life is None else life * _REFRESH_SHARE[kind]

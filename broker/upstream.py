@@ -8,8 +8,15 @@ from typing import Protocol
 from broker.errors import BrokerError
 from broker.identity.claims import JobIdentity
 from broker.lease import Kind, Revocable, UpstreamIds
-from broker.policy.model import Target
+from broker.policy.model import AwsGrant, AwsTarget, Target, VaultGrant
 from broker.secret import Secret
+
+
+def kind_of(target: AwsGrant | VaultGrant | Target) -> Kind:
+    """What a job gets of it: AWS keys, a token for a database of RDS, or what Vault has."""
+    if not isinstance(target, AwsGrant | AwsTarget):
+        return "vault"
+    return "aws" if target.rds is None else "rds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from broker.job.session_file import SessionPlace, find_session_file
 from broker.job.settings import JobSettings
 from broker.secret import Secret
 
+_OF_AWS = ("aws", "rds")  # kinds that nobody can take back
 _REVOKE_WAIT = 10.0  # a job that has ended is not held up longer by a broker that is away
 
 
@@ -68,7 +69,7 @@ def run(order: ExecOrder, told: Callable[[str], None]) -> int:
             # 3. The credentials that were named, before the command: a denial stops the job before it begins. No other is
             #    minted until the command asks for it.
             read = {wanted: _credential(joined, wanted, patience) for wanted in sorted(_named(order))}
-            ends.note(credential.expires_at for credential in read.values() if credential.kind == "aws")
+            ends.note(credential.expires_at for credential in read.values() if credential.kind in _OF_AWS)
 
             # 4. Run it.
             return _run(order, joined, signals, told, _Given(read=read, aws=aws, default=default, ends=ends))
@@ -81,7 +82,7 @@ def run(order: ExecOrder, told: Callable[[str], None]) -> int:
 
 
 class Ends:
-    """When the last of the AWS keys that passed through this `exec` lapses: nobody can take those back. For any thread."""
+    """When the last AWS keys or RDS token that passed through this `exec` lapse: nobody can take those back. For any thread."""
 
     def __init__(self) -> None:
         self.last: datetime | None = None
@@ -224,5 +225,5 @@ def _report(joined: Joined, left: Left, ends: Ends) -> str:
     if left is Left.LAST:
         line += f"; it ends at {format_moment(joined.session.expires_at)}"
     if left is Left.REVOKED and ends.last is not None:
-        line += f"; AWS keys that the command had lapse by {format_moment(ends.last)}"
+        line += f"; AWS credentials that the command had lapse by {format_moment(ends.last)}"
     return line

@@ -21,6 +21,7 @@ from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey
 from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash, refusal_of
+from broker.upstream import kind_of
 
 log = logging.getLogger("credbroker.desk")
 
@@ -70,7 +71,7 @@ class SessionDesk:
         if request.grant not in live.session.grants:
             known = self._is_known(live, request.grant)
             raise await self._refusing.grant(live.session, request.grant, known, request.correlation_id)
-        if request.kind == "aws" and not self._is_aws(live, request.grant):
+        if request.kind == "aws" and not self._has_keys(live, request.grant):
             raise Refused(
                 Code.GRANT_UNKNOWN, f"grant {request.grant!r} is not an AWS grant; read it at /v1/credentials/{request.grant}"
             )
@@ -119,9 +120,10 @@ class SessionDesk:
     # --- how ---------------------------------------------------------------------------------------------------------
 
     def _offer(self, grant: Grant) -> Offer:
+        kind = kind_of(grant.target)
         if isinstance(grant.target, AwsGrant):
-            return Offer(grant=grant.name, kind="aws", subpath=False, region=self._region(grant.target))
-        return Offer(grant=grant.name, kind="vault", subpath=bool(wildcard(grant.target.path)), region=None)
+            return Offer(grant=grant.name, kind=kind, subpath=False, region=self._region(grant.target) if kind == "aws" else None)
+        return Offer(grant=grant.name, kind=kind, subpath=bool(wildcard(grant.target.path)), region=None)
 
     async def _require_still_allowed(self, live: LiveSession, correlation_id: str) -> None:
         """A policy that came into force while the session was written has not seen it."""
@@ -137,10 +139,10 @@ class SessionDesk:
         decision = decide(self._policy(), live.session.identity, (grant,))
         return isinstance(decision, Allow) or decision.code is Code.GRANT_DENIED
 
-    def _is_aws(self, live: LiveSession, grant: str) -> bool:
-        """False for a grant of Vault alone: one that is denied by now is refused when it is issued, and logged there."""
+    def _has_keys(self, live: LiveSession, grant: str) -> bool:
+        """False for a grant of Vault or RDS alone: one that is denied by now is refused when it is issued, and logged there."""
         decision = decide(self._policy(), live.session.identity, (grant,))
-        return isinstance(decision, Deny) or isinstance(decision.definitions[0].target, AwsGrant)
+        return isinstance(decision, Deny) or kind_of(decision.definitions[0].target) == "aws"
 
     async def _enter(self, unverified_handle: str, peer: Peer) -> LiveSession:
         """The live session of a handle that may be used from here. A cold one is warm afterwards."""

@@ -41,7 +41,7 @@ class Offer:
     grant: str
     kind: Kind
     subpath: bool  # it is a folder, and read only with a subpath
-    region: str | None  # of an AWS grant: where its SDKs are to work
+    region: str | None  # of a grant of AWS keys: where its SDKs are to work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from broker.identity.profile import Assurance
 from broker.identity.profiles import PROFILES
 from broker.policy.glob import Glob
-from broker.policy.model import Condition, Environment, Grant, Policy, VaultGrant
+from broker.policy.model import AwsGrant, Condition, Environment, Grant, Policy, VaultGrant
 from broker.policy.overlap import TooComplexError, can_meet, find_job
+from broker.policy.rds_host import region_in
 from broker.toml_source import KeyPath, Place, Problem
 
 _MIN_KV_SEGMENTS = 2
@@ -141,9 +142,25 @@ def _of_grant(policy: Policy, grant: Grant, unreachable: set[int]) -> Iterator[_
     if grant.shared and len({environment.file for environment in reached}) == 1:
         what = f"grant {grant.name!r} is shared and only {reached[0].file} has an environment that it names"
         yield grant.place, ("shared",), what, "leave `shared` out until another file needs it"
+    if isinstance(grant.target, AwsGrant):
+        yield from ((grant.place, ("aws", key), what, instead) for key, what, instead in _of_rds(grant.target))
     if isinstance(grant.target, VaultGrant) and grant.target.engine == "kv2":
         segments = grant.target.path.split("/")
         if len(segments) > _MIN_KV_SEGMENTS and segments[1] == "data":
             written = "/".join([segments[0], *segments[2:]])
             what = "the path of a kv2 secret is written without data/, which is added"
             yield grant.place, ("vault", "path"), what, f"write {written}"
+
+
+def _of_rds(target: AwsGrant) -> Iterator[tuple[str, str, str]]:
+    """What a database would answer with "access denied", and no more."""
+    if target.rds is None:
+        return
+    region = region_in(target.rds.host)
+    if region is None:
+        what = f"{target.rds.host!r} is not named as RDS names its endpoints, and a token for another name is refused"
+        yield "rds", what, "write the endpoint itself, as in db.example.eu-central-1.rds.amazonaws.com"
+    elif target.region not in (None, region):
+        yield "region", f"the database is in {region}, and a token signed for {target.region} is refused there", "leave it out"
+    if target.session_policy is not None and not target.policy_arns and "rds-db:" not in target.session_policy.lower():
+        yield "session_policy", "the session policy does not allow rds-db:connect, so no token is good", "allow it there"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal
 
-from broker.policy.model import AwsGrant, Grant, Rate, VaultGrant
+from broker.policy.model import AwsGrant, Grant, Rate, Rds, VaultGrant
 from broker.policy.placeholders import PLACEHOLDERS
 from broker.policy.templates import Unfit, try_aws, try_vault
 from broker.toml_source import SourceInvalid, did_you_mean
@@ -12,6 +12,7 @@ from broker.toml_table import Table
 
 _STS_DEFAULT = timedelta(hours=1)
 _STS_MIN, _STS_MAX = timedelta(minutes=15), timedelta(hours=12)
+_RDS_PORT, _MAX_PORT = 5432, 65535
 _ENGINES: dict[str, Literal["lease", "kv1", "kv2"]] = {"lease": "lease", "kv1": "kv1", "kv2": "kv2"}
 
 
@@ -64,6 +65,7 @@ def _aws(table: Table, template: Callable[[str], str], environments: tuple[str, 
     region = table.text("region")
     ttl = table.length("ttl", _STS_MIN, _STS_MAX)
     upstream = table.name("upstream")
+    rds = _rds(table)
     table.refuse_others()
     session_policy = None
     if file is not None:
@@ -71,7 +73,7 @@ def _aws(table: Table, template: Callable[[str], str], environments: tuple[str, 
             session_policy = template(file)
         except SourceInvalid as invalid:
             table.problem("session_policy", f"session_policy {file!r}: {invalid.problems[0].what}", invalid.problems[0].instead)
-    if role_arn is None or (file is not None and session_policy is None):
+    if role_arn is None or (file is not None and session_policy is None) or ("rds" in table and rds is None):
         return None
     grant = AwsGrant(
         role_arn=role_arn,
@@ -79,10 +81,24 @@ def _aws(table: Table, template: Callable[[str], str], environments: tuple[str, 
         policy_arns=policy_arns,
         external_id=external_id,
         region=region,
-        ttl=ttl or _STS_DEFAULT,
+        ttl=_STS_MIN if rds is not None else ttl or _STS_DEFAULT,
         upstream=upstream,
+        rds=rds,
     )
     return grant if _tried(table, try_aws(grant, environments)) else None
+
+
+def _rds(table: Table) -> Rds | None:
+    database = table.table("rds")
+    if database is None:
+        return None
+    host = database.text("host", required=True)
+    port = database.integer("port", _RDS_PORT, 1, _MAX_PORT)
+    user = database.text("user", required=True)
+    database.refuse_others()
+    if "ttl" in table:
+        table.problem("ttl", "ttl changes nothing beside rds: a token is good for 15 minutes", "leave it out")
+    return None if host is None or user is None else Rds(host=host, port=port, user=user)
 
 
 def _vault(table: Table, environments: tuple[str, ...]) -> VaultGrant | None:

@@ -17,6 +17,18 @@ _PER = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hou
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rds:
+    """`rds` of `[grant.aws]`: whom a token is for and where it is shown. In a grant `user` is a template."""
+
+    host: str
+    port: int
+    user: str
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AwsGrant:
     """`[grant.aws]` as written: templates not yet filled."""
 
@@ -27,6 +39,7 @@ class AwsGrant:
     region: str | None
     ttl: timedelta
     upstream: str | None
+    rds: Rds | None = None  # the job gets a token for this database, and not the keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +93,7 @@ class AwsTarget:
     region: str | None
     ttl: timedelta
     upstream: str | None
+    rds: Rds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

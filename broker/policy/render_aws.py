@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.errors import Code, Misconfigured
-from broker.policy.model import AwsGrant, Policy
+from broker.policy.model import AwsGrant, Policy, Rds
 from broker.policy.placeholders import filled
+from broker.policy.rds_host import region_in
 from broker.policy.render_roles import MAINTENANCE_SUBJECT, SESSIONS, Roles, Served, aws_roles, fits_one_role, longest
 
 _ACTIONS = ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"]
@@ -166,11 +167,22 @@ def _permissions(served: tuple[Served, ...]) -> Document:
     for one in served:
         target = one.grant.target
         assert isinstance(target, AwsGrant)
+        if target.rds is not None and target.session_policy is None:
+            connect = _filled(_connect(target, target.rds), one.rule.name)
+            statements += [connect] if connect not in statements else []
         if target.session_policy is not None:
             whole = _filled(json.loads(target.session_policy), one.rule.name)
             more = whole["Statement"] if isinstance(whole["Statement"], list) else [whole["Statement"]]
             statements += [statement for statement in more if statement not in statements]
     return {"Version": "2012-10-17", "Statement": [*statements, _ESCALATION]}
+
+
+def _connect(target: AwsGrant, database: Rds) -> dict[str, Any]:
+    """The right to log in as that user. No policy knows a database's resource id, so it is of every one in account and region."""
+    partition, account = _account(target.role_arn)
+    region = target.region or region_in(database.host) or "*"
+    resource = f"arn:{partition}:rds-db:{region}:{account}:dbuser:*/{database.user}"
+    return {"Effect": "Allow", "Action": "rds-db:connect", "Resource": resource}
 
 
 def _filled(value: Any, environment: str) -> Any:

@@ -81,6 +81,11 @@ def _environment(when: Schema, unless: Schema) -> Schema:
 
 def _grant() -> Schema:
     filled = f"May hold {', '.join(PLACEHOLDERS)}."
+    rds = {
+        "host": _said(_TEXT, "The endpoint, as RDS names it."),
+        "port": {"description": "Default 5432.", "type": "integer", "minimum": 1, "maximum": 65535},
+        "user": _said(_TEXT, f"The user of the database. {filled}"),
+    }
     aws = {
         "role_arn": _said(_TEXT, f"The role to assume. {filled}"),
         "session_policy": _said(_TEXT, f"A JSON file beside the policy that narrows the role. {filled}"),
@@ -89,6 +94,7 @@ def _grant() -> Schema:
         "region": _said(_TEXT, "The region the job is told; default the upstream's."),
         "ttl": _said(_LENGTH, "How long a credential lasts: 15m to 12h, default 1h."),
         "upstream": _said(_NAME, "Which [[upstream]] of kind aws, when there are several."),
+        "rds": _table("A token for this database of RDS, and not the keys. Without ttl.", rds, required=["host", "user"]),
     }
     vault = {
         "role": _said(_TEXT, f"The role of Vault's JWT auth. {filled}"),

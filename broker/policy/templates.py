@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from broker.errors import Code, Refused
 from broker.identity.claims import JobIdentity
-from broker.policy.model import AwsGrant, AwsTarget, Grant, Target, VaultGrant, VaultTarget
+from broker.policy.model import AwsGrant, AwsTarget, Grant, Rds, Target, VaultGrant, VaultTarget
 from broker.policy.placeholders import MisfitError, Values, filled, has_placeholder
 
 # Inside the character set of every target: role names, policy variables, Vault roles and path segments. Without `*`, `?`, `$`,
@@ -28,6 +28,9 @@ _MAX_POLICY_ARNS = 10
 _MAX_SESSION_POLICY = 2048  # characters, of the inline policy and the managed policies' ARNs together
 _EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}")
+# In lower case: the host is signed as it is written, and the database knows its own name so.
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_DATABASE_USER = re.compile(r"[A-Za-z0-9_.-]{1,63}", re.ASCII)
 
 _VAULT_ROLE = re.compile(r"\w(?:[\w.-]{0,126}\w)?", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9_.@+=:,~-]+", re.ASCII)
@@ -123,6 +126,7 @@ def _aws(grant: AwsGrant, values: Values) -> AwsTarget:
         region=_region(grant),
         ttl=grant.ttl,
         upstream=grant.upstream,
+        rds=_rds(grant, values),
     )
 
 
@@ -133,6 +137,7 @@ def _aws_parts(grant: AwsGrant, values: Values) -> _Parts:
         ("policy_arns", lambda: _policy_arns(grant, values)),
         ("external_id", lambda: _external_id(grant, values)),
         ("region", lambda: _region(grant)),
+        ("rds", lambda: _rds(grant, values)),
     ]
 
 
@@ -170,6 +175,17 @@ def _region(grant: AwsGrant) -> str | None:
     if grant.region is not None and not REGION.fullmatch(grant.region):
         raise MisfitError(f"{grant.region!r} is not a region such as eu-central-1")
     return grant.region
+
+
+def _rds(grant: AwsGrant, values: Values) -> Rds | None:
+    if grant.rds is None:
+        return None
+    if not _HOST.fullmatch(grant.rds.host):
+        raise MisfitError(f"host {grant.rds.host!r} is not a DNS name such as db.example.eu-central-1.rds.amazonaws.com")
+    user = filled(grant.rds.user, values)
+    if not _DATABASE_USER.fullmatch(user):
+        raise MisfitError(f"user {user!r} is not a database user (1 to 63 of letters, digits, '_', '-' and '.')")
+    return Rds(host=grant.rds.host, port=grant.rds.port, user=user)
 
 
 def _session_policy(grant: AwsGrant, values: Values) -> str | None:

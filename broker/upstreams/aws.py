@@ -4,6 +4,8 @@
 of the assertion, and the broker holds no AWS key. `via = "assume-role"`: AssumeRole, signed with the broker's own AWS identity
 (boto3's default chain), tags and SourceIdentity as parameters.
 
+A grant with `rds` gives what the session signs and not the session: a token for one user of one database.
+
 An STS session can be neither renewed nor taken back: it lapses.
 """
 
@@ -11,9 +13,9 @@ import base64
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -23,10 +25,12 @@ from broker.lease import Kind, UpstreamIds
 from broker.loopback import is_loopback
 from broker.moment import Clock
 from broker.policy.model import AwsTarget
+from broker.policy.rds_host import region_in
 from broker.secret import Secret
 from broker.upstream import Held, Minted, Note, Order, Renewed
 from broker.upstreams.aws_answers import Answer, Asked, from_library, read_answer
 from broker.upstreams.pool import UpstreamPool
+from broker.upstreams.rds import auth_token
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 5
@@ -94,19 +98,14 @@ class AwsUpstream:
         """
         planned = self.plan(order)
         answer = await self._pool.run(self._assume, order, planned, deadline=DEADLINE_SECONDS)
+        fields, expires_at = self._handed_out(self._target(order), answer)
         return Minted(
-            fields={
-                "access_key_id": Secret(answer.access_key_id),
-                "secret_access_key": answer.secret_access_key,
-                "session_token": answer.session_token,
-                "account_id": Secret(answer.account_id),
-                "region": Secret(self._region(self._target(order))),
-            },
+            fields=fields,
             held=Held(
                 ids=replace(planned, access_key_id=answer.access_key_id, request_id=answer.request_id),
                 token=None,
             ),
-            expires_at=answer.expires_at,
+            expires_at=expires_at,
             renewable=False,
             revocable="none",
         )
@@ -218,6 +217,22 @@ class AwsUpstream:
         return bound(client)
 
     # --- small ------------------------------------------------------------------------------------------------------
+
+    def _handed_out(self, target: AwsTarget, answer: Answer) -> tuple[Mapping[str, Secret], datetime]:
+        """The keys; or, for a grant of RDS, what they sign, and nobody gets the keys."""
+        if target.rds is not None:
+            region = target.region or region_in(target.rds.host) or self._settings.region
+            token, ends_at = auth_token(target.rds, region, answer)
+            place = {"host": Secret(target.rds.host), "port": Secret(str(target.rds.port))}
+            return {"username": Secret(target.rds.user), "password": token, **place}, ends_at
+        keys = {
+            "access_key_id": Secret(answer.access_key_id),
+            "secret_access_key": answer.secret_access_key,
+            "session_token": answer.session_token,
+            "account_id": Secret(answer.account_id),
+            "region": Secret(self._region(target)),
+        }
+        return keys, answer.expires_at
 
     def _region(self, target: AwsTarget) -> str:
         return target.region or self._settings.region

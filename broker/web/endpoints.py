@@ -15,7 +15,7 @@ EVERYWHERE = JOBS | ADMIN
 _TEXT: Schema = {"type": "string"}
 _TIME: Schema = {"type": "string", "format": "date-time", "pattern": "Z$"}
 _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,31}$"}
-_KIND: Schema = {"type": "string", "enum": ["aws", "vault"]}
+_KIND: Schema = {"type": "string", "enum": ["aws", "rds", "vault"]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
 

@@ -21,7 +21,7 @@ from broker.demo.sts import Fault, StrictSts
 from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.lease import UpstreamIds
 from broker.moment import Moment
-from broker.policy.model import AwsTarget, VaultTarget
+from broker.policy.model import AwsTarget, Rds, VaultTarget
 from broker.signing import FileSigner, Keyring, TimedSigner
 from broker.upstream import Held, Minted, Order
 from broker.upstreams import aws
@@ -215,6 +215,42 @@ async def test_a_job_gets_a_session_that_says_whose_it_is(upstream: AwsUpstream,
     assert (minted.renewable, minted.revocable, minted.held.token) == (False, "none", None)
     assert fields["secret_access_key"] not in repr(minted)
     assert fields["session_token"] not in repr(minted)
+
+
+DATABASE = Rds(host="db.example.eu-west-1.rds.amazonaws.com", port=5432, user="etl_production")
+
+
+async def test_a_grant_of_a_database_gives_a_token_and_not_the_keys(upstream: AwsUpstream, via: str) -> None:
+    """Whose it is CloudTrail knows by the same ids; it lives fifteen minutes, signed for the region of the database."""
+    before = datetime.now(UTC)
+    minted = await upstream.issue(an_order(via, target__rds=DATABASE, target__ttl=timedelta(minutes=15)), noted)
+
+    fields = plain(minted)
+    token = fields.pop("password")
+    assert fields == {"username": "etl_production", "host": DATABASE.host, "port": "5432"}
+    ids = minted.held.ids
+    credential = f"X-Amz-Credential={ids.access_key_id}%2F{before:%Y%m%d}%2Feu-west-1%2Frds-db%2Faws4_request"
+    assert token.startswith(f"{DATABASE.host}:5432/?Action=connect&DBUser=etl_production&")
+    assert credential in token
+    assert (ids.session_name, ids.source_identity) == ("gl-4711-302-abcdefgh", "gl-4711-302")
+    assert ids.request_id
+    assert minted.expires_at is not None
+    assert timedelta(minutes=14) < minted.expires_at - before <= timedelta(minutes=15, seconds=2)
+    assert (minted.renewable, minted.revocable, minted.held.token) == (False, "none", None)
+    assert token not in repr(minted)
+
+
+async def test_a_token_is_for_the_region_of_the_grant_then_of_the_database_then_of_the_upstream(
+    upstream: AwsUpstream, via: str
+) -> None:
+    for region, host, signed in (
+        (REGION, DATABASE.host, REGION),
+        (None, DATABASE.host, "eu-west-1"),
+        (None, "db.example.com", REGION),
+    ):
+        order = an_order(via, target__rds=replace(DATABASE, host=host), target__region=region)
+        token = plain(await upstream.issue(order, noted))["password"]
+        assert f"%2F{signed}%2Frds-db%2F" in token
 
 
 async def test_the_plan_names_what_the_session_will_be_called(upstream: AwsUpstream, via: str) -> None:

@@ -101,6 +101,33 @@ def job(tmp_path: Path) -> Iterator[Job]:
                     stream.close()
 
 
+DATABASE = {"host": "db.example.eu-central-1.rds.amazonaws.com", "port": "5432"}
+
+
+@pytest.mark.parametrize("options", [(), ("--grant", "warehouse-rds")])
+def test_a_token_for_a_database_is_nothing_for_the_aws_sdks(job: Job, options: tuple[str, ...]) -> None:
+    job.wire.grants["warehouse-rds"] = FakeGrant(kind="rds", data=DATABASE)
+    if not options:
+        del job.wire.grants["lake"]
+    shown = job.shown(*options, "--env", "PGPASSWORD=secret://warehouse-rds#password", "--no-mask")
+    assert shown["PGPASSWORD"] in job.wire.values
+    assert not [name for name in shown if name.startswith(("AWS_CONTAINER", "AWS_REGION", "AWS_DEFAULT"))]
+
+
+def test_a_token_for_a_database_is_read_as_any_other_and_is_no_aws_grant(job: Job) -> None:
+    job.wire.grants["warehouse-rds"] = FakeGrant(kind="rds", data=DATABASE)
+    document = json.loads(job.run("get", "warehouse-rds", "--format", "json").stdout)
+    assert document["kind"] == "rds"
+    assert document["data"].items() >= DATABASE.items()
+    shown = job.run("get", "warehouse-rds", "--format", "env").stdout
+    assert "export WAREHOUSE_RDS_PASSWORD=" in shown
+    assert "AWS_" not in shown
+    assert "is no AWS grant" in job.run("get", "warehouse-rds", "--format", "aws").stderr
+    refused = job.run("exec", "--aws", "warehouse-rds", "--", "true")
+    assert refused.returncode != 0
+    assert "that grant is no AWS grant" in refused.stderr
+
+
 # --- what the command gets --------------------------------------------------------------------------------------------
 
 
@@ -169,7 +196,7 @@ def test_the_first_request_of_an_sdk_mints_and_is_masked_and_reported(job: Job) 
     result = job.python(code)
     (lease,) = job.wire.sessions[0].leases.values()
     assert result.stdout == f"{lease.data['access_key_id']} [MASKED] [MASKED]\n", result.stderr
-    assert re.search(r"revoked; AWS keys that the command had lapse by \d{4}-", result.stderr)
+    assert re.search(r"revoked; AWS credentials that the command had lapse by \d{4}-", result.stderr)
 
 
 def test_a_value_that_the_command_reads_first_is_masked(job: Job) -> None:

@@ -279,6 +279,31 @@ def test_a_trust_policy_that_iam_would_not_take_is_refused() -> None:
     assert "80 subjects" in one.value.public
 
 
+@pytest.mark.parametrize(
+    ("region", "host", "there"),
+    [
+        ("", "db.example.eu-west-1.rds.amazonaws.com", "eu-west-1"),
+        ('region = "eu-central-1"', "db.example.com", "eu-central-1"),
+        ("", "db.example.com", "*"),
+    ],
+)
+def test_a_token_s_role_may_connect_as_its_user_and_no_other(region: str, host: str, there: str) -> None:
+    database = f'rds = {{ host = "{host}", user = "etl_{{environment}}_{{project_id}}" }}\n'
+    text = POLICY.replace('session_policy = "lake.json"\nttl = "2h"\n', f"{region}\n{database}")
+    (account,) = aws(loaded(text), AwsSide(issuer_url="https://broker.example.com"))
+    role = next(role for role in account.roles if role.name == "etl-production")
+    connect, escalation = role.permissions["Statement"]
+    assert connect == {
+        "Effect": "Allow",
+        "Action": "rds-db:connect",
+        "Resource": f"arn:aws:rds-db:{there}:111122223333:dbuser:*/etl_production_${{aws:PrincipalTag/project_id}}",
+    }
+    assert escalation["Effect"] == "Deny"
+    narrowed = POLICY.replace('ttl = "2h"\n', database)
+    (account,) = aws(loaded(narrowed), AwsSide(issuer_url="https://broker.example.com"))
+    assert "rds-db" not in json.dumps([role.permissions for role in account.roles])
+
+
 def test_the_files_are_json_and_terraform_for_each_account() -> None:
     written = files(aws(loaded(), AwsSide(issuer_url="https://broker.example.com")))
     assert sorted(written) == [

@@ -16,6 +16,7 @@ OPENS_SECRETS = {
     "broker/exchanging.py": "hashes a handle it has just made",
     "broker/sealing.py": "derives the seal's key; seals values",
     "broker/upstreams/aws.py": "sends the broker's assertion to STS",
+    "broker/upstreams/rds.py": "signs with a session's keys",
     "broker/upstreams/vault_login.py": "sends the broker's assertion to Vault",
     "broker/upstreams/vault_wire.py": "sends a Vault token to Vault",
     "broker/web/replies.py": "the wire encoder: handle and credentials leave here",

@@ -36,9 +36,9 @@ def test_a_step_of_the_wall_clock_never_ends_or_prolongs_a_lease(step: int, seco
     assert freshness(LEASE, stepped) is freshness(LEASE, honest)
 
 
-@pytest.mark.parametrize(("kind", "share"), [("aws", 1 / 2), ("vault", 2 / 3)])
+@pytest.mark.parametrize(("kind", "share"), [("aws", 1 / 2), ("rds", 1 / 2), ("vault", 2 / 3)])
 def test_the_next_value_comes_at_half_or_two_thirds_of_the_life(kind: str, share: float) -> None:
-    assert kind in ("aws", "vault")
+    assert kind in ("aws", "rds", "vault")
     life = timedelta(hours=1)
     assert refresh_after(kind, life, spread=0, rotate_every=None) == life * share  # type: ignore[arg-type]  # narrowed by the assert
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Code, Refused, Unavailable
-from tests.rig import Rig, rig
+from tests.rig import POLICY, Rig, read_request, rig
 from tests.strategies import RealClock
 
 AWAY = Unavailable(Code.UPSTREAM_UNAVAILABLE, "the upstream is away")
@@ -27,6 +27,42 @@ async def test_a_fresh_lease_is_served_from_memory(tmp_path: Path) -> None:
         leases = [await broker.read(handle) for _ in range(5)]
         assert {lease.version for lease in leases} == {1}
         assert broker.aws.asked == 1
+
+
+DATABASE = 'rds = { host = "db.example.eu-central-1.rds.amazonaws.com", user = "etl" }'
+
+
+async def test_a_token_for_a_database_is_replaced_at_half_of_its_quarter_hour_and_is_no_aws_credential(tmp_path: Path) -> None:
+    async with rig(tmp_path) as broker:
+        broker.change_policy(POLICY.replace('ttl = "1h"', DATABASE, 1))
+        broker.aws.life = timedelta(minutes=15)
+        handle = await broker.open()
+        first = await broker.read(handle)
+        assert (first.kind, first.renewable, first.revocable) == ("rds", False, "none")
+        assert first.refresh_at - first.issued_at == timedelta(seconds=450)
+        assert first.expires_at - first.issued_at == timedelta(minutes=15)
+        with pytest.raises(Refused, match="is not an AWS grant") as caught:
+            await broker.desk.read(read_request(handle, "lake", kind="aws"))
+        assert caught.value.code is Code.GRANT_UNKNOWN
+        assert (await broker.desk.read(read_request(handle, "seldom", kind="aws"))).kind == "aws"
+        broker.clock.forward(451)
+        assert (await broker.read(handle)).version == 1
+        await settle(broker)
+        second = await broker.read(handle)
+        assert (second.kind, second.version) == ("rds", 2)
+        broker.clock.forward(900)
+        assert (await broker.read(handle)).version == 3
+
+
+async def test_a_token_for_a_database_is_the_same_kind_after_a_restart(tmp_path: Path) -> None:
+    async with rig(tmp_path) as broker:
+        broker.change_policy(POLICY.replace('ttl = "1h"', DATABASE, 1))
+        broker.aws.life = timedelta(minutes=15)
+        handle = await broker.open()
+        first = await broker.read(handle)
+        await broker.restart()
+        again = await broker.read(handle)
+        assert (again.lease_id, again.kind) == (first.lease_id, "rds")
 
 
 async def test_sixty_four_first_readers_cause_one_call(tmp_path: Path) -> None:

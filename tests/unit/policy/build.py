@@ -108,6 +108,12 @@ role = "etl"
 path = "secret/apps/{project_id}/**"
 engine = "kv2"
 upstream = "vault-two"
+[[grant]]
+name = "c"
+environments = ["production"]
+[grant.aws]
+role_arn = "arn:aws:iam::111122223333:role/etl"
+rds = { host = "db.example.eu-central-1.rds.amazonaws.com", port = 5433, user = "etl_{environment}" }
 [[invariant]]
 name = "no tag"
 never.environment = "production"

@@ -69,6 +69,32 @@ def test_a_kv2_path_with_data_is_said() -> None:
     assert found[0].endswith("write secret/app/x")
 
 
+DATABASE = 'rds = {{ host = "{}", user = "etl" }}\n'
+ENDPOINT = "db.example.eu-central-1.rds.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "what"),
+    [
+        (DATABASE.format("db.example.com"), 15, "'db.example.com' is not named as RDS names its endpoints"),
+        (DATABASE.format("x.eu-central-1.rds.amazonaws.com.evil.example"), 15, "is not named as RDS names its endpoints"),
+        (
+            'region = "eu-west-1"\n' + DATABASE.format(ENDPOINT),
+            15,
+            "in eu-central-1, and a token signed for eu-west-1 is refused",
+        ),
+        ('session_policy = "lake.json"\n' + DATABASE.format(ENDPOINT), 15, "does not allow rds-db:connect"),
+    ],
+)
+def test_a_token_that_no_database_would_take_is_said(lines: str, line: int, what: str) -> None:
+    assert _warnings(GOOD + DATABASE.format(ENDPOINT)) == []
+    assert _warnings(GOOD + 'region = "eu-central-1"\n' + DATABASE.format("db.x.cn-north-1.rds.amazonaws.com.cn")) != []
+    assert _warnings(GOOD + 'region = "cn-north-1"\n' + DATABASE.format("db.x.cn-north-1.rds.amazonaws.com.cn")) == []
+    (found,) = _warnings(GOOD + lines)
+    assert found.startswith(f"policy.toml:{line}: ")
+    assert what in found
+
+
 def test_a_source_that_is_no_slip_is_not_said() -> None:
     listed = 'when.pipeline_source = ["parent_pipeline", "merge_request_event", "ondemand_dast_scan"]\n'
     assert _warnings(GOOD.replace("when.ref_protected = true\n", "when.ref_protected = true\n" + listed)) == []

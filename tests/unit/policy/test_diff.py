@@ -110,6 +110,14 @@ def test_what_an_environment_allows_beside_grants_counts_too(line: str, key: str
     assert [(c.key, c.wider) for c in found.changed] == [(key, wider)]
 
 
+def test_another_user_of_a_database_may_be_wider() -> None:
+    text = HEAD + PRODUCTION + LAKE + 'rds = {{ host = "db.example.com", user = "{}" }}\n'
+    old, new = (policy(text.replace("{environment}", "x").format(user)) for user in ("etl", "admin"))
+    found = compare(old, new)
+    told = [(one.key, one.old, one.new, one.wider) for one in found.changed]
+    assert told == [("aws.rds", "etl@db.example.com:5432", "admin@db.example.com:5432", True)]
+
+
 def test_another_kind_of_upstream_is_a_change_that_may_widen() -> None:
     found = compare(policy(HEAD + PRODUCTION + LAKE), policy(HEAD + PRODUCTION + VAULT.replace('"warehouse"', '"lake"')))
     assert [(c.key, c.wider) for c in found.changed] == [("max_ttl", False), ("upstream", True)]

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.policy.language import PolicyInvalid, load, parse
-from broker.policy.model import AwsGrant, Rate, VaultGrant
+from broker.policy.model import AwsGrant, Rate, Rds, VaultGrant
 from broker.toml_source import SourceInvalid
 from tests.unit.policy.build import GOOD_OF_EVERY_KEY, HEAD, LAKE, LAKE_JSON, PRODUCTION, WHOLE, policy, refusals, templates
 
+HOST = '"db.example.eu-central-1.rds.amazonaws.com"'
 GOOD = HEAD + PRODUCTION + LAKE
 
 
@@ -79,7 +80,7 @@ def test_every_key_that_there_is_can_be_written() -> None:
     assert loaded.environments[0].pinned_by == "project_id"
     assert loaded.environments[0].hints == "full"
     assert loaded.grants[0].strict_expiry
-    assert [grant.target.upstream for grant in loaded.grants] == ["aws-two", "vault-two"]
+    assert [grant.target.upstream for grant in loaded.grants] == ["aws-two", "vault-two", None]
 
 
 def test_the_hash_covers_the_text_and_the_templates() -> None:
@@ -257,7 +258,25 @@ def test_what_is_wrong_is_refused_with_its_line_and_what_to_write(
         ('ttl = "5m"', "it must be between 15m and 12h"),
         ('ttl = "13h"', "it must be between 15m and 12h"),
         ('upstream = "A"', "'A' is not a name"),
-        ('rds = "x"', "unknown key 'rds'"),
+        ('rds = "x"', "rds is text in quotes"),
+        ('rds = { user = "etl" }', "host is missing in [grant.aws.rds]"),
+        (f"rds = {{ host = {HOST} }}", "user is missing in [grant.aws.rds]"),
+        (f'rds = {{ host = {HOST}, user = "etl", database = "x" }}', "unknown key 'database'"),
+        (f'rds = {{ host = {HOST}, user = "etl", port = 0 }}', "it must be between 1 and 65535"),
+        (f'rds = {{ host = {HOST}, user = "etl", port = 65536 }}', "it must be between 1 and 65535"),
+        (f'rds = {{ host = {HOST}, user = "etl", port = "5432" }}', "port is text in quotes"),
+        (f'rds = {{ host = {HOST}, user = "" }}', "user is empty"),
+        (f'rds = {{ host = {HOST}, user = "etl_{{ref_path}}" }}', "{ref_path} is no placeholder"),
+        (f'rds = {{ host = {HOST}, user = "etl/*" }}', "user 'etl/*' is not a database user"),
+        (f'rds = {{ host = {HOST}, user = "é" }}', "user 'é' is not a database user"),
+        (f'rds = {{ host = {HOST}, user = "{"e" * 64}" }}', "is not a database user (1 to 63"),
+        ('rds = { host = "db", user = "etl" }', "host 'db' is not a DNS name"),
+        ('rds = { host = "10.0.0.1", user = "etl" }', "host '10.0.0.1' is not a DNS name"),
+        ('rds = { host = "Db.example.com", user = "etl" }', "host 'Db.example.com' is not a DNS name"),
+        ('rds = { host = "db.example.com:5432", user = "etl" }', "is not a DNS name"),
+        ('rds = { host = "{environment}.example.com", user = "etl" }', "is not a DNS name"),
+        ('rds = { host = "db.example.com/x?y", user = "etl" }', "is not a DNS name"),
+        (f'rds = {{ host = "{"a." * 126}aa", user = "etl" }}', "is not a DNS name"),
     ],
 )
 def test_an_aws_grant_that_sts_would_refuse_is_refused_at_load(lines: str, what: str) -> None:
@@ -265,6 +284,23 @@ def test_an_aws_grant_that_sts_would_refuse_is_refused_at_load(lines: str, what:
     assert len(found) == 1, found
     assert what in found[0]
     assert found[0].startswith("policy.toml:15: ")
+
+
+def test_a_life_beside_rds_is_refused_for_a_token_has_its_own() -> None:
+    lines = f'rds = {{ host = {HOST}, user = "etl" }}\n'
+    assert refusals(GOOD + lines) == []
+    _refused(GOOD + 'ttl = "1h"\n' + lines, 15, "ttl changes nothing beside rds", "leave it out")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [f'rds = {{ host = {HOST}, user = "etl_{{environment}}" }}', f'[grant.aws.rds]\nhost = {HOST}\nuser = "etl_{{environment}}"'],
+)
+def test_a_grant_of_a_database_is_taken(table: str) -> None:
+    (grant,) = policy(GOOD + table + "\n").grants
+    assert isinstance(grant.target, AwsGrant)
+    assert grant.target.rds == Rds(host=HOST.strip('"'), port=5432, user="etl_{environment}")
+    assert grant.target.ttl == timedelta(minutes=15)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from broker.errors import Code, Refused
 from broker.policy.language import PolicyInvalid, parse
-from broker.policy.model import AwsTarget, Grant, VaultTarget
+from broker.policy.model import AwsTarget, Grant, Rds, VaultTarget
 from broker.policy.templates import REGION, fill
 from tests.unit.policy.build import HEAD, PRODUCTION, job
 
@@ -200,3 +200,13 @@ def test_no_value_changes_the_shape_of_a_session_policy(value: str) -> None:
         return
     assert isinstance(target, AwsTarget)
     assert json.loads(target.session_policy or "") == {"Statement": [{"Resource": f"lake/{value}/*"}]}
+
+
+def test_the_user_of_a_database_is_filled_and_nothing_else_of_it() -> None:
+    host = "db.example.eu-central-1.rds.amazonaws.com"
+    grant = _aws(f'rds = {{ host = "{host}", port = 6000, user = "etl_{{environment}}_{{project_id}}" }}')
+    target = fill(grant, "production", job(), "")
+    assert isinstance(target, AwsTarget)
+    assert target.rds == Rds(host=host, port=6000, user="etl_production_4711")
+    _refused(Code.TEMPLATE_VALUE, "cannot be filled", grant, project_id="1" * 60)
+    _refused(Code.TEMPLATE_VALUE, "project_id is '4711/x'", grant, project_id="4711/x")
