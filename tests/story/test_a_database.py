@@ -10,9 +10,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from broker.demo.files import ACCOUNT, PROJECT
 from broker.demo.iam import OidcProvider, Role
 from broker.demo.ministack import MiniStackMissing
-from broker.demo.world import ACCOUNT, PROJECT, World
+from broker.demo.world import World
 
 HOST = "db.example.eu-central-1.rds.amazonaws.com"
 POLICY = f"""
