@@ -68,8 +68,8 @@ def test_one_client_goes_on_through_rotations_in_the_middle_of_a_task(
             client = S3Client()
             began = time.monotonic()
             while time.monotonic() - began < 6:
-                client.put_string("x", "s3://lake/work/part")
-                assert client.exists("s3://lake/work/part")
+                client.put_string("x", "s3://lake/scratch/part")
+                assert client.exists("s3://lake/scratch/part")
                 time.sleep(0.2)
             super().run()
     """
