@@ -171,6 +171,7 @@ def test_a_proof_agrees_with_counting_every_job(kind: str, data: st.DataObject) 
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", UNIVERSES)
 @settings(max_examples=2000, deadline=None)
 @given(data=st.data())

@@ -127,6 +127,7 @@ def test_a_proof_agrees_with_counting_every_job(question: Question) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @settings(max_examples=3000, deadline=None)
 @given(questions())
 def test_thousands_of_proofs_agree_with_counting(question: Question) -> None:
