@@ -11,7 +11,8 @@ from copy import copy
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
-from broker.toml_source import KeyPath, Place, Problem, Source, did_you_mean, duration
+from broker.toml_lines import KeyPath
+from broker.toml_source import Place, Problem, Source, did_you_mean, duration
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from broker.policy.glob import Glob
 from broker.policy.model import AwsGrant, Condition, Environment, Grant, Policy, VaultGrant
 from broker.policy.overlap import TooComplexError, can_meet, find_job
 from broker.policy.rds_host import region_in
-from broker.toml_source import KeyPath, Place, Problem
+from broker.toml_lines import KeyPath
+from broker.toml_source import Place, Problem
 
 _MIN_KV_SEGMENTS = 2
 

@@ -11,7 +11,8 @@ from broker.errors import Code
 from broker.identity.claims import ClaimValue
 from broker.identity.profile import ClaimKind
 from broker.policy.glob import Glob
-from broker.toml_source import KeyPath, Place, Problem, Source
+from broker.toml_lines import KeyPath
+from broker.toml_source import Place, Problem, Source
 
 _PER = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
 

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import toml_source
+from broker import toml_lines
+from broker.toml_lines import KeyPath, locate
 from broker.toml_source import (
-    KeyPath,
     Problem,
     SourceInvalid,
     did_you_mean,
     duration,
-    locate,
     parse,
     read_text,
     reader_beside,
@@ -24,9 +23,7 @@ from broker.toml_source import (
 # --- documents written with their lines known beforehand ----------------------------------------------------------------
 
 _ODD_NAMES = ["with space", "do.t", 'quo"te', "", "#hash", "[x]", "ü", "a=b"]
-_NAMES = st.text("ab-_1", min_size=1, max_size=3) | st.sampled_from(
-    ["with space", "do.t", 'quo"te', "", "#hash", "[x]", "ü", "a=b"]
-)
+_NAMES = st.text("ab-_1", min_size=1, max_size=3) | st.sampled_from(_ODD_NAMES)
 _QUOTED = st.booleans()
 
 
@@ -160,7 +157,7 @@ def test_random_text_is_a_document_with_lines_or_a_problem_with_a_line(text: str
 
 def test_no_pattern_has_a_possessive_repeat() -> None:
     """Python 3.11.2, which Debian 12 has, misreads a group in one; this suite mostly runs on a newer one."""
-    for pattern in toml_source._STRINGS:
+    for pattern in toml_lines._STRINGS:
         assert not any(possessive in pattern.pattern for possessive in ("*+", "++", "?+", "}+", "(?>"))
 
 
