@@ -6,7 +6,8 @@ from broker.assertions import AssertionIssuer
 from broker.config import AwsConfig, Config, UpstreamConfig, VaultConfig
 from broker.errors import Code, Misconfigured
 from broker.moment import Clock
-from broker.policy.model import AwsGrant, AwsTarget, Policy, Target
+from broker.policy.model import Policy
+from broker.policy.target import AwsGrant, AwsTarget, Target
 from broker.upstream import Upstream
 from broker.upstreams.aws import AwsSettings, AwsUpstream
 from broker.upstreams.pool import UpstreamPool

@@ -15,7 +15,8 @@ from broker.lease import Lease, UpstreamIds
 from broker.leasing import Pace, born, extended, hours, kept, same_values, seal_lease
 from broker.ledger import Change, ExtendLease, Ledger, NoteIds, SettleIntent, WriteIntent, WriteLease
 from broker.moment import Moment
-from broker.policy.model import Allow, Deny, Grant, Policy, Target
+from broker.policy.model import Allow, Deny, Grant, Policy
+from broker.policy.target import Target
 from broker.policy.templates import fill
 from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey

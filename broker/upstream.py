@@ -8,7 +8,7 @@ from typing import Protocol
 from broker.errors import BrokerError
 from broker.identity.claims import JobIdentity
 from broker.lease import Kind, Revocable, UpstreamIds
-from broker.policy.model import AwsGrant, AwsTarget, Target, VaultGrant
+from broker.policy.target import AwsGrant, AwsTarget, Target, VaultGrant
 from broker.secret import Secret
 
 

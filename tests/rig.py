@@ -27,7 +27,8 @@ from broker.leases.upkeep import Upkeep
 from broker.leasing import Pace
 from broker.moment import Moment
 from broker.policy.language import parse
-from broker.policy.model import AwsTarget, Policy, Target
+from broker.policy.model import Policy
+from broker.policy.target import AwsTarget, Target
 from broker.refusing import Refusing
 from broker.session import SessionState
 from broker.store.sqlite import SqliteLedger

@@ -15,7 +15,8 @@ from broker.leasing import open_lease
 from broker.ledger import Ledger
 from broker.moment import Moment
 from broker.policy.decide import decide
-from broker.policy.model import Allow, AwsGrant, Deny, Grant, Policy
+from broker.policy.model import Allow, Deny, Grant, Policy
+from broker.policy.target import AwsGrant
 from broker.policy.templates import wildcard
 from broker.refusing import Refusing, about_session, answer_now
 from broker.sealing import SealKey

@@ -6,9 +6,10 @@ from difflib import get_close_matches
 from broker.identity.profile import Assurance
 from broker.identity.profiles import PROFILES
 from broker.policy.glob import Glob
-from broker.policy.model import AwsGrant, Condition, Environment, Grant, Policy, VaultGrant
+from broker.policy.model import Condition, Environment, Grant, Policy
 from broker.policy.overlap import TooComplexError, can_meet, find_job
 from broker.policy.rds_host import region_in
+from broker.policy.target import AwsGrant, VaultGrant
 from broker.toml_lines import KeyPath
 from broker.toml_source import Place, Problem
 

@@ -11,8 +11,9 @@ from datetime import timedelta
 from broker.identity.claims import ClaimSet
 from broker.policy.automata import TooComplexError
 from broker.policy.decide import decide_claims, matches
-from broker.policy.model import Allow, AwsGrant, Environment, Grant, Policy, Rate, VaultGrant
+from broker.policy.model import Allow, Environment, Grant, Policy, Rate
 from broker.policy.satisfy import Question, Solver, inside
+from broker.policy.target import AwsGrant, VaultGrant
 
 _SHOWN_CHARS = 200
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal
 
-from broker.policy.model import AwsGrant, Grant, Rate, Rds, VaultGrant
+from broker.policy.model import Grant, Rate
 from broker.policy.placeholders import PLACEHOLDERS
+from broker.policy.target import AwsGrant, Rds, VaultGrant
 from broker.policy.templates import Unfit, try_aws, try_vault
 from broker.toml_source import SourceInvalid, did_you_mean
 from broker.toml_table import Table

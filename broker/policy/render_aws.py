@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.errors import Code, Misconfigured
-from broker.policy.model import AwsGrant, Policy, Rds
+from broker.policy.model import Policy
 from broker.policy.placeholders import filled
 from broker.policy.rds_host import region_in
 from broker.policy.render_roles import MAINTENANCE_SUBJECT, SESSIONS, Roles, Served, aws_roles, fits_one_role, longest
+from broker.policy.target import AwsGrant, Rds
 
 _ACTIONS = ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"]
 _TAGS = ("environment", "grant", "project_id", "pipeline_id", "job_id", "ref_protected")

@@ -12,9 +12,10 @@ from datetime import timedelta
 from broker.errors import Code, Misconfigured
 from broker.identity.profile import ClaimKind
 from broker.identity.profiles import PROFILES
-from broker.policy.model import AwsGrant, Condition, Environment, Grant, Policy, VaultGrant
+from broker.policy.model import Condition, Environment, Grant, Policy
 from broker.policy.placeholders import filled
 from broker.policy.satisfy import Solver, inside
+from broker.policy.target import AwsGrant, VaultGrant
 
 MAINTENANCE_SUBJECT = "broker:maintenance"
 LONGEST_SESSION = timedelta(hours=24)  # of an environment that sets no max_session: what an issuer's tokens live at most

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from broker.policy.model import Policy, VaultGrant
+from broker.policy.model import Policy
 from broker.policy.placeholders import filled
 from broker.policy.render_roles import (
     MAINTENANCE_SUBJECT,
@@ -22,6 +22,7 @@ from broker.policy.render_roles import (
     projects,
     vault_roles,
 )
+from broker.policy.target import VaultGrant
 from broker.policy.templates import wildcard
 
 _TOKEN_TTL = timedelta(minutes=30)

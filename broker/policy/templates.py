@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from broker.errors import Code, Refused
 from broker.identity.claims import JobIdentity
-from broker.policy.model import AwsGrant, AwsTarget, Grant, Rds, Target, VaultGrant, VaultTarget
+from broker.policy.model import Grant
 from broker.policy.placeholders import MisfitError, Values, filled, has_placeholder
+from broker.policy.target import AwsGrant, AwsTarget, Rds, Target, VaultGrant, VaultTarget
 
 # Inside the character set of every target: role names, policy variables, Vault roles and path segments. Without `*`, `?`, `$`,
 # braces, quotes and slashes no value can mean more than itself in any of them.

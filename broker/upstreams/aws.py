@@ -24,8 +24,8 @@ from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused
 from broker.lease import Kind, UpstreamIds
 from broker.loopback import is_loopback
 from broker.moment import Clock
-from broker.policy.model import AwsTarget
 from broker.policy.rds_host import region_in
+from broker.policy.target import AwsTarget
 from broker.secret import Secret
 from broker.upstream import Held, Minted, Note, Order, Renewed
 from broker.upstreams.aws_answers import Answer, Asked, from_library, read_answer

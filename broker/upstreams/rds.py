@@ -6,7 +6,7 @@ outlives the token; a new one needs a token that is alive.
 
 from datetime import UTC, datetime, timedelta
 
-from broker.policy.model import Rds
+from broker.policy.target import Rds
 from broker.secret import Secret
 from broker.upstreams.aws_answers import Answer
 

@@ -11,7 +11,7 @@ from broker.errors import BrokerError, Code, Misconfigured, Refused
 from broker.identity.claims import JobIdentity
 from broker.lease import Kind, UpstreamIds
 from broker.moment import Clock
-from broker.policy.model import VaultTarget
+from broker.policy.target import VaultTarget
 from broker.secret import Secret
 from broker.upstream import Held, LeftBehind, Minted, Note, Order, Renewed
 from broker.upstreams.pool import UpstreamPool

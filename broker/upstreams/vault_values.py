@@ -9,7 +9,7 @@ import msgspec
 
 from broker.errors import Code, Misconfigured, Refused, Unavailable
 from broker.lease import Revocable
-from broker.policy.model import VaultTarget
+from broker.policy.target import VaultTarget
 from broker.secret import Secret
 from broker.upstreams.vault_answers import UNREADABLE, Answer, Seconds
 

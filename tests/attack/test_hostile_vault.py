@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from broker.errors import BrokerError, Code, Misconfigured, Unavailable
-from broker.policy.model import VaultTarget
+from broker.policy.target import VaultTarget
 from broker.upstreams.bounded_http import MOST_BYTES
 from broker.upstreams.vault_answers import read_answer
 from broker.upstreams.vault_values import Read, read_secret

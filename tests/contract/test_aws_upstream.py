@@ -21,7 +21,7 @@ from broker.demo.sts import Fault, StrictSts
 from broker.errors import Broken, BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.lease import UpstreamIds
 from broker.moment import Moment
-from broker.policy.model import AwsTarget, Rds, VaultTarget
+from broker.policy.target import AwsTarget, Rds, VaultTarget
 from broker.signing import FileSigner, Keyring, TimedSigner
 from broker.upstream import Held, Minted, Order
 from broker.upstreams import aws

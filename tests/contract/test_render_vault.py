@@ -17,8 +17,9 @@ from msgspec import structs
 
 from broker.lease import UpstreamIds
 from broker.policy.language import parse
-from broker.policy.model import Policy, VaultTarget
+from broker.policy.model import Policy
 from broker.policy.render_vault import VaultFiles, VaultSide, files, stop, vault
+from broker.policy.target import VaultTarget
 from broker.upstream import Order
 from broker.upstreams.pool import UpstreamPool
 from broker.upstreams.vault import VaultSettings, VaultUpstream

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from broker.assertions import AssertionIssuer
 from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.lease import UpstreamIds
-from broker.policy.model import VaultTarget
+from broker.policy.target import VaultTarget
 from broker.secret import Secret
 from broker.signing import FileSigner, Keyring, TimedSigner
 from broker.upstream import Held, Minted, Order, Upstream

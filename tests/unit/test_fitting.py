@@ -6,7 +6,7 @@ import pytest
 
 from broker.config import AwsConfig, VaultConfig
 from broker.fitting import region_of
-from broker.policy.model import AwsGrant
+from broker.policy.target import AwsGrant
 
 VAULT = VaultConfig(
     name="vault",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.policy.language import PolicyInvalid, load, parse
-from broker.policy.model import AwsGrant, Rate, Rds, VaultGrant
+from broker.policy.model import Rate
+from broker.policy.target import AwsGrant, Rds, VaultGrant
 from broker.toml_source import SourceInvalid
 from tests.unit.policy.build import GOOD_OF_EVERY_KEY, HEAD, LAKE, LAKE_JSON, PRODUCTION, WHOLE, policy, refusals, templates
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from broker.errors import Code, Refused
 from broker.policy.language import PolicyInvalid, parse
-from broker.policy.model import AwsTarget, Grant, Rds, VaultTarget
+from broker.policy.model import Grant
+from broker.policy.target import AwsTarget, Rds, VaultTarget
 from broker.policy.templates import REGION, fill
 from tests.unit.policy.build import HEAD, PRODUCTION, job
 

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from botocore import auth
 
-from broker.policy.model import Rds
+from broker.policy.target import Rds
 from broker.secret import Secret
 from broker.upstreams.aws_answers import Answer
 from broker.upstreams.rds import auth_token

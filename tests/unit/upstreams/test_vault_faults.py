@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from broker.errors import BrokerError, Code, Misconfigured, Refused, Unavailable
 from broker.lease import UpstreamIds
-from broker.policy.model import VaultTarget
+from broker.policy.target import VaultTarget
 from broker.upstream import Held, LeftBehind, Order
 from broker.upstreams.pool import UpstreamPool
 from broker.upstreams.vault import Patience, VaultSettings, VaultUpstream

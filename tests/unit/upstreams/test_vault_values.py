@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import BrokerError, Misconfigured, Refused, Unavailable
-from broker.policy.model import VaultTarget
+from broker.policy.target import VaultTarget
 from broker.upstreams.vault_answers import Answer
 from broker.upstreams.vault_values import Read, read_secret, url_path
 
