@@ -235,6 +235,7 @@ async def _serve_until(stop: asyncio.Event, asked: asyncio.Event, config: Config
     finally:
         # What was in flight is answered. Sessions live on in the store; endings under way are finished or swept later.
         await ending.drain()
+        await upkeep.stop()
         await ledger.close()
         await verifier.close()
         pool.close()

@@ -58,6 +58,11 @@ class BoundedDenials:
         self._counts.clear()
         return counts
 
+    def restore(self, counts: Sequence[tuple[str, str, int]]) -> None:
+        """What was drained and could not be written is counted still, beside what has come since."""
+        for code, listener, count in counts:
+            self._counts[code, listener] += count
+
     def _forget(self, mono: float) -> None:
         while self._admitted:
             subject, recent = next(iter(self._admitted.items()))

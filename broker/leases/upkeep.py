@@ -67,7 +67,7 @@ class Upkeep:
         """
         now = self._clock()
         for live in self._table:
-            if live.state is not SessionState.LIVE or live.ending:
+            if live.state is not SessionState.LIVE:
                 continue
             if now.mono >= live.mono_expires:
                 self._ending.start(live, SessionState.EXPIRED, "its end was reached")
@@ -79,15 +79,30 @@ class Upkeep:
                 self._ending.start(live, SessionState.IDLE, "nobody came with its handle")
 
     async def write_rollup(self) -> None:
-        """One entry for everything that was counted since the last one; none when nothing was."""
+        """One entry for everything that was counted since the last one; none when nothing was.
+
+        Raises what the ledger raises, and then everything is counted still. Of a commit whose outcome is unknown that may count
+        some refusals twice, which is better than not at all.
+        """
         now = self._clock()
-        since, self._rolled_at = self._rolled_at, now
         counts = self._rollup.drain(now)
         if counts:
-            entry = self._journal.rollup(at=now.wall, since=since.wall, counts=counts)
-            await self._ledger.commit([], [entry])
+            entry = self._journal.rollup(at=now.wall, since=self._rolled_at.wall, counts=counts)
+            try:
+                await self._ledger.commit([], [entry])
+            except BaseException:
+                self._rollup.restore(counts)
+                raise
             for counted in counts:
                 self._rolled_up(*counted)
+        self._rolled_at = now
+
+    async def stop(self) -> None:
+        """The last rollup: what was refused in the broker's last minute is in the log as well, if that can be written."""
+        try:
+            await self.write_rollup()
+        except BrokerError as error:
+            log.warning("upkeep.last_rollup_unwritten", extra={"code": error.code.word, "detail": error.detail})
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

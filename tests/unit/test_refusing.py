@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.errors import BrokerError, Code, Refused
+from broker.errors import BrokerError, Code, Refused, Unavailable
 from broker.identity.jwks import Keys
 from broker.identity.verify import TokenVerifier
+from broker.moment import rfc3339
 from broker.policy.decide import decide
 from broker.policy.language import parse
 from broker.policy.model import Deny
@@ -236,3 +237,27 @@ def _payload(token: str) -> bytes:
 
     part = token.split(".")[1]
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+async def test_what_was_counted_while_the_log_was_away_is_in_the_next_rollup(tmp_path: Path) -> None:
+    """The store's file is moved away, which a commit notices; nothing that was counted is lost, nor when counting began."""
+    async with rig(tmp_path) as broker:
+        began = broker.clock().wall
+        await refused(broker, "x.y.z")
+        away = broker.path.with_suffix(".away")
+        broker.path.rename(away)
+        broker.clock.forward(60)
+        with pytest.raises(Unavailable) as caught:
+            await broker.upkeep.write_rollup()
+        assert caught.value.code is Code.STORE_UNAVAILABLE
+        await refused(broker, "x.y.z")
+        await broker.upkeep.stop()  # says so in our own log, and does not keep the broker from stopping
+        assert broker.rolled_up == []
+        away.rename(broker.path)
+        broker.clock.forward(60)
+        await broker.upkeep.stop()
+        (entry,) = broker.entries("rollup")
+        assert sum(line["count"] for line in entry["counts"]) == 2
+        assert entry["since"] == rfc3339(began)
+        await broker.upkeep.stop()
+        assert broker.kinds() == ["rollup"]
