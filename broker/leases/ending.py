@@ -57,16 +57,15 @@ class Ending:
         self._journal = journal
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
-        self._busy: set[str] = set()  # sessions whose end is under way: not the sweep's business
         self._unfinished: dict[str, _Unfinished] = {}  # by session id
         self._waits: dict[str, tuple[float, float]] = {}  # session or intent id: (try again at, wait after that)
 
     def start(self, live: LiveSession, state: SessionState, reason: str) -> None:
-        """End a session in the background. It serves nothing from this call on."""
-        live.ending = True
-        task = asyncio.get_running_loop().create_task(self._end_quietly(live, state, reason))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """End a session in the background. It serves nothing from this call on. Nothing happens to one that is over."""
+        if self._begin(live, state, reason, closed=False):
+            task = asyncio.get_running_loop().create_task(self._finish_quietly(live.session.session_id, reason, new_id()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def end(self, live: LiveSession, state: SessionState, reason: str, correlation_id: str) -> None:
         """End a session and take back what it was issued. Idempotent.
@@ -74,11 +73,8 @@ class Ending:
         From this call on its handle is refused, whatever the log and the upstreams answer. Raises what the ledger or an
         upstream raised when not all of it could be done now; the sweep tries the rest again.
         """
-        if live.state is not SessionState.LIVE:
-            return
-        live.state = state
-        self._unfinished[live.session.session_id] = _Unfinished(live, reason, closed=False)
-        await self._finish(live.session.session_id, reason, correlation_id)
+        if self._begin(live, state, reason, closed=False):
+            await self._finish(live.session.session_id, reason, correlation_id)
 
     async def end_again(self, live: LiveSession, correlation_id: str) -> None:
         """What an end that was asked for before has left, if anything. Raises as `end` does."""
@@ -86,15 +82,9 @@ class Ending:
 
     async def take_back_replaced(self, session_id: str, correlation_id: str) -> None:
         """The leases of a session that a resumed exchange has closed already."""
-        live = self._table.by_id(session_id)
-        if live is None or live.state is not SessionState.LIVE:
-            return  # the sweep finds it in the store
-        live.state = SessionState.REVOKED
-        self._unfinished[session_id] = _Unfinished(live, "resumed", closed=True)
-        try:
-            await self._finish(session_id, "resumed", correlation_id)
-        except BrokerError as error:
-            log.warning("session.end_incomplete", extra={"session_id": session_id, "code": error.code.word})
+        live = self._table.by_id(session_id)  # one that is not here the sweep finds in the store
+        if live is not None and self._begin(live, SessionState.REVOKED, "resumed", closed=True):
+            await self._finish_quietly(session_id, "resumed", correlation_id)
 
     async def sweep(self) -> None:
         """Ends that were not completed, sessions that ended with leases still alive, intents past their deadline.
@@ -121,6 +111,14 @@ class Ending:
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
+    def _begin(self, live: LiveSession, state: SessionState, reason: str, *, closed: bool) -> bool:
+        """The session is over for whoever asks, and its end is on the list; False when it was already."""
+        if live.state is not SessionState.LIVE:
+            return False
+        live.state = state
+        self._unfinished[live.session.session_id] = _Unfinished(live, reason, closed=closed)
+        return True
+
     async def _finish(self, session_id: str, reason: str, correlation_id: str) -> None:
         """One more try at an end. When it raises, what is left stays for the next one."""
         rest = self._unfinished.get(session_id)
@@ -132,33 +130,30 @@ class Ending:
 
     async def _go_on(self, session_id: str, rest: _Unfinished, reason: str, correlation_id: str) -> None:
         live = rest.live
-        self._busy.add(session_id)
+        if rest.issued is None:
+            rest.issued = await self._stop(live)
+            rest.not_revocable_until = self._beyond(rest.issued)
+            # From here on the ids, and the tokens that revoke, are all that is kept.
+            live.key = None
+            live.slots.clear()
         try:
-            if rest.issued is None:
-                rest.issued = await self._stop(live)
-                rest.not_revocable_until = self._beyond(rest.issued)
-                # From here on the ids, and the tokens that revoke, are all that is kept.
-                live.key = None
-                live.slots.clear()
-            try:
-                if not rest.closed:
-                    await self._close(rest, correlation_id)
-            finally:
-                # Revoking never waits for the log (DESIGN 3.11).
-                rest.issued, error = await self._revocation.take_back(live.session, rest.issued, reason, correlation_id)
-            if not rest.issued:
-                del self._unfinished[session_id]
-                self._table.remove(live)
-            if error is not None:
-                raise error
+            if not rest.closed:
+                await self._close(rest, correlation_id)
         finally:
-            self._busy.discard(session_id)
+            # Revoking never waits for the log (DESIGN 3.11).
+            rest.issued, error = await self._revocation.take_back(live.session, rest.issued, reason, correlation_id)
+        if not rest.issued:
+            del self._unfinished[session_id]
+            self._table.remove(live)
+        if error is not None:
+            raise error
 
     async def _try(self, name: str, work: Callable[[], Awaitable[None]], turns: asyncio.Semaphore) -> None:
         """One item of the sweep. A failure is this item's alone, a bug too: it must not keep the others from being revoked."""
         now = self._clock()
         due, wait = self._waits.get(name, (0.0, _SWEEP_FIRST))
-        if name in self._busy or now.mono < due:
+        under_way = name in self._unfinished and self._unfinished[name].trying.locked()
+        if under_way or now.mono < due:
             return
         try:
             async with turns:
@@ -172,16 +167,16 @@ class Ending:
             return
         self._waits[name] = (now.mono + wait, min(_SWEEP_MOST, wait * 2))
 
-    async def _end_quietly(self, live: LiveSession, state: SessionState, reason: str) -> None:
+    async def _finish_quietly(self, session_id: str, reason: str, correlation_id: str) -> None:
+        """One try that nobody waits for. What it leaves, the sweep goes on with."""
         try:
-            await self.end(live, state, reason, new_id())
+            await self._finish(session_id, reason, correlation_id)
         except BrokerError as error:
             log.warning(
-                "session.end_incomplete",
-                extra={"session_id": live.session.session_id, "code": error.code.word, "detail": error.detail},
+                "session.end_incomplete", extra={"session_id": session_id, "code": error.code.word, "detail": error.detail}
             )
-        except Exception:  # the sweep goes on with it
-            log.exception("session.end_broke", extra={"session_id": live.session.session_id})
+        except Exception:
+            log.exception("session.end_broke", extra={"session_id": session_id})
 
     async def _stop(self, live: LiveSession) -> list[Issued]:
         """No further credential comes to this session; all that did."""

@@ -157,7 +157,7 @@ class Policing:
 
     async def _decide_all_again(self) -> None:
         for live in self._table:
-            if live.state is SessionState.LIVE and not live.ending:
+            if live.state is SessionState.LIVE:
                 await self._decide_again(live)
 
     async def _decide_again(self, live: LiveSession) -> None:

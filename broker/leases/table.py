@@ -67,7 +67,6 @@ class LiveSession:
     mono_seen: float
     presented: bool  # somebody has come with its handle; False from the exchange until then
     state: SessionState = SessionState.LIVE
-    ending: bool = False  # somebody has started to end it
     slots: dict[tuple[str, str], Slot] = field(default_factory=dict)
     warming: "asyncio.Lock" = field(default_factory=asyncio.Lock)
 

@@ -10,6 +10,7 @@ from broker.issuing import INTENT_DEADLINE
 from broker.lease import UpstreamIds
 from broker.leases.requests import Offer
 from broker.ledger import NoteIds, WriteIntent
+from broker.session import SessionState
 from tests.rig import LOOPBACK, POLICY, rig
 
 AWAY = Unavailable(Code.UPSTREAM_UNAVAILABLE, "away")
@@ -344,3 +345,20 @@ async def test_an_unknown_handle_and_an_unknown_grant_each_have_their_code(tmp_p
         with pytest.raises(Refused) as caught:
             await broker.read(new_handle().reveal())
         assert caught.value.code is Code.HANDLE_INVALID
+
+
+async def test_a_session_whose_end_was_started_serves_nothing_from_that_call_on(tmp_path: Path) -> None:
+    """Not even to a reader who comes before the end has had its first turn."""
+    async with rig(tmp_path) as broker:
+        handle = await broker.open()
+        await broker.read(handle, "warehouse")  # the allowed twin
+        (live,) = broker.table
+        broker.ending.start(live, SessionState.REVOKED, "an operator's reason")
+        with pytest.raises(Refused, match="revoked") as caught:
+            live.require_live(broker.clock())
+        assert caught.value.code is Code.SESSION_REVOKED
+        broker.ending.start(live, SessionState.IDLE, "a second reason, which comes too late")
+        await broker.ending.drain()
+        (closed,) = broker.entries("session_closed")
+        assert (closed["state"], closed["reason"]) == ("revoked", "an operator's reason")
+        assert broker.vault.live == {}
