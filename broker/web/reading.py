@@ -28,6 +28,8 @@ _RESUME_KEY = re.compile(r"[A-Za-z0-9_-]{43}")
 _TASK = re.compile(r"[!-~](?:[ -~]{0,510}[!-~])?")
 _SECONDS = re.compile(r"[0-9]{1,7}")
 _AMBIGUOUS = re.compile(r"[/\\%?#]")
+# Of bounded length: int() itself raises for thousands of digits, and the parser lets leading zeros through.
+_LENGTH = re.compile(rb"[0-9]{1,10}")
 _PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _MAX_FIELDS = 16
 
@@ -165,7 +167,9 @@ def _parameters(raw: bytes, allowed: Collection[str], where: str) -> dict[str, s
 async def read_body(headers: Headers, receive: Receive, *, limit: int, seconds: float) -> bytes:
     """The whole body, at most `limit` bytes, within `seconds`. Raises BodyRefused(request_invalid)."""
     length = only(headers, b"content-length")
-    if length is not None and (not length.isdigit() or int(length) > limit):
+    if length is not None and not _LENGTH.fullmatch(length):
+        raise BodyRefused(Code.REQUEST_INVALID, "Content-Length is not a number of at most 10 digits")
+    if length is not None and int(length) > limit:
         raise BodyRefused(Code.REQUEST_INVALID, f"the body is larger than {limit} bytes")
     body = bytearray()
     try:

@@ -6,13 +6,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 import uvloop
 
+from broker.errors import Code
 from broker.web.limits import DoorLimits
 from broker.web.sockets import HttpsAt, LoopbackAt, UnixAt
-from tests.contract.test_wire import body_of, exchange
+from tests.contract.test_wire import EXCHANGE, body_of, exchange, refused
 from tests.fakes.pki import Pki
 from tests.fakes.running_broker import RunningBroker, Wire
 
@@ -37,6 +39,22 @@ def test_bodies_that_do_not_come_keep_nobody_off_another_listener(tmp_path: Path
             assert time.monotonic() < deadline
         with Wire(broker.urls[0]) as job:
             assert body_of(exchange(job), "Token")
+
+
+@pytest.mark.parametrize(("path", "fields"), [("/v1/token", EXCHANGE), ("/v1/revoke", {"token": "cbs_nobody"})])
+def test_a_length_of_thousands_of_digits_is_the_stranger_s_error(path: str, fields: dict[str, str]) -> None:
+    """The parser lets leading zeros through, and int() raises beyond 4300 digits: it was a 500 with a traceback in the log."""
+    body = urlencode(fields).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + FORM + b"Content-Length: "
+    with RunningBroker([LoopbackAt(host="127.0.0.1", port=0)]) as broker:
+        for digits in (11, 5000):
+            with Wire(broker.urls[0]) as stranger:
+                stranger.send(head + b"%0*d\r\n\r\n" % (digits, len(body)) + body)
+                refused(stranger.answer(), Code.REQUEST_INVALID, "Content-Length is not a number of at most 10 digits")
+                assert stranger.ended()  # it was not read to its end
+        with Wire(broker.urls[0]) as twin:
+            twin.send(head + b"%010d\r\n\r\n" % len(body) + body)
+            assert twin.answer().status == 200
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

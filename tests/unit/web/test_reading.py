@@ -80,11 +80,24 @@ async def test_a_connection_that_ends_inside_the_body_is_an_end() -> None:
         await reading.read_body([], receive, limit=10, seconds=1)
 
 
-async def test_a_length_that_is_no_number_is_refused() -> None:
-    """The parser would not let it through; this reader does not rely on it."""
+@pytest.mark.parametrize("length", [b"", b"+5", b"5_0", b"5\n", "\u00b2".encode("latin-1"), b"0" * 5000 + b"5", b"1" * 11])
+async def test_a_length_that_is_no_number_is_refused(length: bytes) -> None:
+    """The parser would let only zeros through; this reader does not rely on it."""
 
     async def receive() -> dict[str, Any]:
         raise AssertionError
 
-    with pytest.raises(reading.BodyRefused, match="larger than"):
-        await reading.read_body([(b"content-length", b"+5")], receive, limit=10, seconds=1)
+    with pytest.raises(reading.BodyRefused, match="Content-Length is not a number of at most 10 digits") as caught:
+        await reading.read_body([(b"content-length", length)], receive, limit=10, seconds=1)
+    assert caught.value.code is Code.REQUEST_INVALID
+
+
+async def test_a_length_is_a_number_up_to_the_limit() -> None:
+    """The allowed twin, and the first that is one too many."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"0123456789"}
+
+    assert await reading.read_body([(b"content-length", b"0000000010")], receive, limit=10, seconds=1) == b"0123456789"
+    with pytest.raises(reading.BodyRefused, match="larger than 10 bytes"):
+        await reading.read_body([(b"content-length", b"11")], receive, limit=10, seconds=1)
