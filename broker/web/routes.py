@@ -52,7 +52,9 @@ class Routes:
         self._ready = ready
         self._metrics = metrics
         self._limits = limits
-        self._public_url = public_url
+        # These two say the same until the next start. The discovery document and the key set do not: keys rotate.
+        self._oauth = replies.public(_oauth_metadata(public_url))
+        self._description = replies.public(document(public_url))
 
     def app(self) -> ASGIApp:
         """The app for the door. Raises Refused(path_invalid) for a path that is not in the table."""
@@ -118,19 +120,10 @@ class Routes:
         return replies.public(self._publication.jwks())
 
     async def _oauth_metadata(self, _: Request, __: Visit) -> Reply:
-        metadata: dict[str, Any] = {
-            "issuer": self._public_url,
-            "token_endpoint": f"{self._public_url}/v1/token",
-            "token_endpoint_auth_methods_supported": ["none"],
-            "revocation_endpoint": f"{self._public_url}/v1/revoke",
-            "revocation_endpoint_auth_methods_supported": ["none"],
-            "grant_types_supported": [reading.GRANT_TYPE],
-            "response_types_supported": [],  # RFC 8414 asks for the member; there is no authorization endpoint
-        }
-        return replies.public(metadata)
+        return self._oauth
 
     async def _openapi(self, _: Request, __: Visit) -> Reply:
-        return replies.public(document(self._public_url))
+        return self._description
 
     async def _health(self, _: Request, __: Visit) -> Reply:
         return replies.private({"status": "ok"})
@@ -147,6 +140,19 @@ class Routes:
         return Reply(
             200, ((b"content-type", CONTENT_TYPE.encode("ascii")), (b"cache-control", b"no-store")), self._metrics.text()
         )
+
+
+def _oauth_metadata(public_url: str) -> dict[str, Any]:
+    """RFC 8414."""
+    return {
+        "issuer": public_url,
+        "token_endpoint": f"{public_url}/v1/token",
+        "token_endpoint_auth_methods_supported": ["none"],
+        "revocation_endpoint": f"{public_url}/v1/revoke",
+        "revocation_endpoint_auth_methods_supported": ["none"],
+        "grant_types_supported": [reading.GRANT_TYPE],
+        "response_types_supported": [],  # RFC 8414 asks for the member; there is no authorization endpoint
+    }
 
 
 def _route(endpoint: Endpoint, handler: Handler) -> Route:
