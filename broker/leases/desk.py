@@ -129,8 +129,10 @@ class SessionDesk:
     async def _require_still_allowed(self, live: LiveSession, correlation_id: str) -> None:
         """A policy that came into force while the session was written has not seen it."""
         policy = self._policy()
+        if policy.hash == live.session.policy_hash:
+            return
         answer = answer_now(policy, live.session, live.session.grants)
-        if policy.hash != live.session.policy_hash and isinstance(answer, Deny):
+        if isinstance(answer, Deny):
             self._ending.start(live, SessionState.REVOKED, "the policy changed while the session was opened")
             about = about_session(live.session, correlation_id, policy_hash=policy.hash)
             raise await self._refusing.denied(answer, about, "session", self._clock())

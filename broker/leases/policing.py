@@ -1,8 +1,9 @@
 """The policy in force, and what happens when its files change: all of the new one or nothing of it, and every session again."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from broker.session import SessionState, new_id
 log = logging.getLogger("credbroker.policy")
 
 _LOOK_EVERY = 1.0  # seconds
-_REASON = "the policy no longer gives this job what it had"
+POLICY_REASON = "the policy no longer gives this job what it had"
 
 
 @dataclass(slots=True)
@@ -89,17 +90,27 @@ class Policing:
         await self._decide_all_again()
 
     async def run(self) -> None:
-        """Until cancelled. A change is taken when the files have been still from one look to the next."""
+        """Until cancelled. A change is taken when the files have been still from one look to the next.
+
+        A look that fails is tried again at the next one, asked for or not: nobody else watches the files.
+        """
         before = self._seen
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), _LOOK_EVERY)
-            except TimeoutError:
-                asked = False
+            asked = self._asked.is_set()
+            self._asked.clear()
+            try:
+                before = await self._look(before, asked)
+            except BrokerError as error:
+                log.warning("policy.reload_waits", extra={"code": error.code.word, "detail": error.detail})
+            except Exception:
+                log.exception("policy.reload_broke")
             else:
-                asked = True
-                self._asked.clear()
-            before = await self._guarded(self._look, before, asked)
+                continue
+            await asyncio.sleep(_LOOK_EVERY)
+            if asked:
+                self._asked.set()
 
     async def reload(self) -> bool:
         """Whether the files' policy is in force now. Raises what the ledger raises; then nothing has changed."""
@@ -126,16 +137,6 @@ class Policing:
         if asked or (now != self._seen and now == before):
             await self.reload()
         return now
-
-    async def _guarded(self, work: Callable[[object, bool], Awaitable[object]], before: object, asked: bool) -> object:
-        """A look that fails is tried again at the next one: nobody else watches the files."""
-        try:
-            return await work(before, asked)
-        except BrokerError as error:
-            log.warning("policy.reload_waits", extra={"code": error.code.word, "detail": error.detail})
-        except Exception:
-            log.exception("policy.reload_broke")
-        return before
 
     async def _write_loaded(self, policy: Policy) -> None:
         commit = await asyncio.to_thread(self._files.commit)
@@ -165,7 +166,7 @@ class Policing:
         answer = answer_now(policy, live.session, live.session.grants)
         if not isinstance(answer, Deny):
             return
-        self._ending.start(live, SessionState.REVOKED, _REASON)
+        self._ending.start(live, SessionState.REVOKED, POLICY_REASON)
         about = about_session(live.session, new_id(), policy_hash=policy.hash)
         try:
             await self._refusing.denied(answer, about, "session", self._clock())

@@ -282,6 +282,32 @@ async def test_a_look_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pyt
             task.cancel()
 
 
+async def test_a_look_that_was_asked_for_and_failed_is_still_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP wants the files read though they look unchanged; one that met an outage must not be forgotten."""
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.02)
+    async with rig(tmp_path) as broker:
+        followed = FollowedRig(broker)
+        await followed.policing.begin()
+        await followed.reload()
+        faults: list[Exception] = [RuntimeError("a bug"), Unavailable(Code.LOG_UNAVAILABLE, "full")]
+        reads: list[bool] = []
+        read = followed.files.read
+
+        def failing() -> Policy:
+            reads.append(bool(faults))
+            if faults:
+                raise faults.pop()
+            return read()
+
+        monkeypatch.setattr(followed.files, "read", failing)
+        task = asyncio.create_task(followed.policing.run())
+        try:
+            followed.asked.set()
+            await _until(lambda: reads == [True, True, False])
+        finally:
+            task.cancel()
+
+
 async def test_what_does_not_fit_the_upstreams_is_refused_like_any_other_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
