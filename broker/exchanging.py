@@ -1,7 +1,7 @@
 """The story of an exchange, in numbered steps: a job token becomes a session, and nothing is minted (DESIGN 3.8)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hmac import compare_digest
 from typing import Literal, Protocol
@@ -40,10 +40,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeRequest:
-    unverified_token: str
+    unverified_token: str = field(repr=False)
     wants: tuple[str, ...] | None  # None: everything the policy allows
     environment: str | None
-    resume_key: str | None
+    resume_key: str | None = field(repr=False)
     heartbeat: bool
     peer: Peer
     correlation_id: str

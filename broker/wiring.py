@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from broker.assertions import AssertionIssuer
@@ -27,7 +27,7 @@ from broker.issuing import MOST_SKEW, Issuing
 from broker.keyfiles import read_private, read_symmetric
 from broker.leases.desk import SessionDesk
 from broker.leases.ending import Ending
-from broker.leases.policing import InForce, Policing
+from broker.leases.policing import POLICY_REASON, InForce, Policing
 from broker.leases.revocation import Revocation
 from broker.leases.rotation import Rotation
 from broker.leases.table import LiveSession, Table
@@ -71,7 +71,7 @@ class Read:
     policy: Policy
     keyring: Keyring
     signer: LogSigner
-    row_key: bytes
+    row_key: bytes = field(repr=False)
 
 
 def read_policy(config: Config) -> Policy:
@@ -171,7 +171,7 @@ async def _serve_until(stop: asyncio.Event, asked: asyncio.Event, config: Config
     table = Table()
 
     def end_by_policy(live: LiveSession) -> None:
-        ending.start(live, SessionState.REVOKED, "the policy no longer gives this job what it had")
+        ending.start(live, SessionState.REVOKED, POLICY_REASON)
 
     rotation = Rotation(issuing, in_force, system_clock, end_by_policy)
     revocation = Revocation(ledger=ledger, journal=journal, upstreams=upstreams, clock=system_clock)

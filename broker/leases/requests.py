@@ -1,6 +1,6 @@
 """What the doors ask of the leases, and what they get."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from broker.exchanging import Peer
@@ -12,7 +12,7 @@ from broker.session import Session
 class ReadRequest:
     """One read of a grant's current credential."""
 
-    unverified_handle: str
+    unverified_handle: str = field(repr=False)
     grant: str
     kind: Kind | None  # what the door can hand out; None: any
     subpath: str  # "" for none; decoded once by the door, checked again when the path is filled

@@ -9,6 +9,7 @@ import traceback
 import pytest
 
 from broker.secret import Secret
+from tests.rig import exchange_request, read_request
 
 MARKER = "hunter2-MARKER"
 
@@ -56,3 +57,12 @@ def test_secrets_are_compared_by_same_as_alone() -> None:
 def test_the_door_opens() -> None:
     """The allowed twin."""
     assert Secret(MARKER).reveal() == MARKER
+
+
+def test_what_a_door_hands_on_shows_no_token_handle_or_key() -> None:
+    """A request that ends in a traceback or a log line by accident must not carry what it was made with."""
+    asked = exchange_request("the-token", resume_key="the-resume-key")
+    read = read_request("the-handle")
+    shown = repr(asked) + repr(read)
+    assert "grant='lake'" in shown
+    assert [word for word in ("the-token", "the-resume-key", "the-handle") if word in shown] == []
