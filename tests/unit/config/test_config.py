@@ -1,6 +1,7 @@
 """`broker.toml` becomes one frozen value, or every problem in it at once."""
 
 import os
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from broker.config import Address, AwsConfig, ConfigInvalid, VaultConfig, load
-from broker.errors import Code
+from broker.errors import Code, Misconfigured
 from broker.identity.profiles import PROFILES
 from broker.policy.model import Rate
+from broker.web.sockets import AdminAt, bound
 
 WHOLE = """\
 public_url = "https://broker.example.com"
@@ -359,3 +361,91 @@ def test_what_is_allowed_but_should_be_known_is_a_warning(write: Write, tmp_path
     assert any("maintenance_role" in w and "waits for expiry" in w for w in warnings)
     assert any("rotate_every = 5s" in w for w in warnings)
     assert any("others may write to" in w for w in warnings)
+
+
+def _made(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o700)
+
+
+def _open_folder(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o710)
+
+
+def _linked(folder: Path) -> None:
+    _made(folder.with_name("theirs"))
+    folder.symlink_to("theirs")
+
+
+def _occupied(folder: Path) -> None:
+    _made(folder)
+    (folder / "a.sock").touch()
+
+
+def _stale(folder: Path) -> None:
+    _made(folder)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(folder / "a.sock"))
+
+
+@pytest.mark.parametrize(
+    ("admin", "prepare", "words"),
+    [
+        ("own/a.sock", None, ""),  # the start makes this one folder
+        ("own/a.sock", _made, ""),
+        ("own/a.sock", _stale, ""),
+        ("own/deeper/a.sock", None, "own does not exist; make it first"),
+        ("policy.toml/own/a.sock", None, "cannot be looked at (Not a directory)"),
+        ("own/a.sock", Path.touch, "is a link or a file"),
+        ("own/a.sock", _linked, "is a link or a file"),
+        ("own/a.sock", lambda folder: folder.symlink_to("gone"), "is a link or a file"),
+        ("own/a.sock", lambda folder: folder.symlink_to("own"), "is a link or a file"),
+        ("own/a.sock", _open_folder, "others may enter"),
+        ("own/a.sock", _occupied, "is there and is no socket; move it away"),
+    ],
+)
+def test_an_admin_socket_is_refused_when_the_start_would(
+    write: Write, tmp_path: Path, admin: str, prepare: Callable[[Path], None] | None, words: str
+) -> None:
+    """`serve --check` said ok, and `serve` failed. Both are asked here, the check first: it makes nothing."""
+    if prepare is not None:
+        prepare(tmp_path / "own")
+    path = write(LEAST.replace('unix = "run/broker.sock"', f'unix = "run/broker.sock"\nadmin = "{admin}"'))
+    at = AdminAt(path=tmp_path / admin, uids=frozenset({0}))
+    if words:
+        found = problems(path)
+        assert len(found) == 1, found
+        assert words in found[0]
+        with pytest.raises(Misconfigured), bound(at):
+            pass
+    else:
+        there = (tmp_path / "own").exists()
+        assert load(path).listen.admin == at.path
+        assert (tmp_path / "own").exists() == there
+        with bound(at):
+            assert at.path.is_socket()
+
+
+def test_an_admin_folder_of_another_user_is_refused(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the start does; the twin is the same folder in the hands of its owner."""
+    path = write(LEAST.replace('unix = "run/broker.sock"', 'unix = "run/broker.sock"\nadmin = "admin/a.sock"'))
+    assert load(path).listen.admin == tmp_path / "admin/a.sock"
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "admin", 65534, 65534)
+    else:  # who cannot give a folder away can be somebody else for a moment
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    found = problems(path)
+    assert len(found) == 1, found
+    assert "belongs to uid" in found[0]
+
+
+def test_an_admin_folder_that_cannot_be_made_is_refused(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder above it is somebody else's to write to. Root may write everywhere, so the kernel's answer is put in."""
+    path = write(LEAST.replace('unix = "run/broker.sock"', 'unix = "run/broker.sock"\nadmin = "keys/own/a.sock"'))
+    assert load(path).listen.admin == tmp_path / "keys/own/a.sock"
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda at, mode: at != tmp_path / "keys" and access(at, mode))
+    found = problems(path)
+    assert len(found) == 1, found
+    assert f"admin: the folder {tmp_path / 'keys'} may not be written to by this user; check as the broker's user" in found[0]
