@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from broker.audit.entry import About, Entry, Journal
 from broker.errors import Code, Refused, Unavailable
 from broker.identity.claims import JobIdentity
+from broker.leasing import not_revocable_until
 from broker.ledger import Change, CloseSession, Ledger, OpenSession
 from broker.moment import Moment
 from broker.policy.decide import decide
@@ -178,7 +179,7 @@ class Exchanging:
         if existing is not None:
             changes.append(CloseSession(session_id=existing.session_id, state=SessionState.REVOKED))
             closing = about_session(existing, request.correlation_id)
-            until = await self._not_revocable_until(existing.session_id, now)
+            until = not_revocable_until(await self.ledger.leases(existing.session_id), now)
             entries.append(
                 self.journal.session_closed(
                     at=now.wall, about=closing, state="revoked", reason="resumed", not_revocable_until=until
@@ -192,12 +193,6 @@ class Exchanging:
             )
         )
         return _Opening(session, handle, changes, [*entries, opened])
-
-    async def _not_revocable_until(self, session_id: str, now: Moment) -> datetime | None:
-        """Until when the last of what that session has and no broker can take back lives."""
-        leases = await self.ledger.leases(session_id)
-        ends = (lease.upstream_expires_at for lease in leases if lease.revocable == "none")
-        return max((end for end in ends if end is not None and end > now.wall), default=None)
 
 
 @dataclass(frozen=True, slots=True)

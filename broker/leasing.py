@@ -1,10 +1,11 @@
 """From what an upstream minted to a lease; and a lease to rest and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
-from broker.lease import Kind, Lease, refresh_after
+from broker.lease import Kind, Lease, Revocable, refresh_after
 from broker.ledger import StoredLease
 from broker.moment import Moment
 from broker.sealing import Place, SealKey
@@ -130,6 +131,22 @@ def _is_last(session: Session, expires_at: datetime, now: Moment, after: timedel
     """
     lasts = expires_at >= session.expires_at and session.expires_at - (now.wall + after) < _LAST_STRETCH
     return lasts and pace.rotate_every is None
+
+
+class Lasting(Protocol):
+    """A credential as far as its own end goes: a stored lease, or one to take back."""
+
+    @property
+    def revocable(self) -> Revocable: ...
+
+    @property
+    def upstream_expires_at(self) -> datetime | None: ...
+
+
+def not_revocable_until(credentials: Iterable[Lasting], now: Moment) -> datetime | None:
+    """Until when the last of what no broker can take back lives; None when there is nothing of that kind."""
+    ends = (one.upstream_expires_at for one in credentials if one.revocable == "none")
+    return max((end for end in ends if end is not None and end > now.wall), default=None)
 
 
 def same_values(one: Mapping[str, Secret], other: Mapping[str, Secret]) -> bool:

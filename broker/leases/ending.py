@@ -12,6 +12,7 @@ from broker.errors import BrokerError, Refused, Unavailable
 from broker.leases.revocation import Issued, Revocation
 from broker.leases.rotation import Rotation
 from broker.leases.table import LiveSession, Table
+from broker.leasing import not_revocable_until
 from broker.ledger import CloseSession, Ledger, SettleIntent, StoredIntent
 from broker.moment import Moment
 from broker.refusing import about_session
@@ -132,7 +133,7 @@ class Ending:
         live = rest.live
         if rest.issued is None:
             rest.issued = await self._stop(live)
-            rest.not_revocable_until = self._beyond(rest.issued)
+            rest.not_revocable_until = not_revocable_until(rest.issued, self._clock())
             # From here on the ids, and the tokens that revoke, are all that is kept.
             live.key = None
             live.slots.clear()
@@ -195,12 +196,6 @@ class Ending:
             stored = await self._ledger.leases(live.session.session_id)
             known += [Issued.of_stored(lease) for lease in stored if lease.lease_id not in names]
         return known
-
-    def _beyond(self, issued: Sequence[Issued]) -> datetime | None:
-        """Until when the last of what no broker can take back lives."""
-        now = self._clock()
-        ends = (one.upstream_expires_at for one in issued if one.revocable == "none" and not one.past(now))
-        return max((end for end in ends if end is not None), default=None)
 
     async def _close(self, rest: _Unfinished, correlation_id: str) -> None:
         session, state = rest.live.session, rest.live.state
