@@ -18,6 +18,9 @@ from broker.refusing import Refusing, about_session
 from broker.secret import Secret
 from broker.session import Session, SessionState, handle_hash, new_handle, new_id, resume_hash
 
+Transport = Literal["unix", "http", "https", "admin"]
+"""The kinds of door that a request can come through."""
+
 RESUME_WINDOW = timedelta(seconds=120)
 _ATTEMPTS = 8
 # What a commit says when somebody else changed what there is of this token: opened its session, or ended the one to resume.
@@ -32,7 +35,7 @@ _HELD = (
 class Peer:
     """Where a request came from, as the kernel and the TLS layer say; nothing here is the caller's word."""
 
-    transport: Literal["unix", "http", "https", "admin"]
+    transport: Transport
     uid: int | None = None
     pid: int | None = None
     address: str = ""

@@ -26,7 +26,12 @@ from broker.upstream import Held, LeftBehind, Minted, Order, Upstream, kind_of
 log = logging.getLogger("credbroker.issuing")
 
 INTENT_DEADLINE = timedelta(seconds=60)
-MOST_SKEW = timedelta(seconds=60)
+_MOST_SKEW = timedelta(seconds=60)
+
+
+def is_unsafe(skew: timedelta) -> bool:
+    """Whether a clock that is off by this much may issue nothing (DESIGN 3.15)."""
+    return abs(skew) > _MOST_SKEW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +222,7 @@ class Issuing:
     def _require_sane_clock(self) -> None:
         """DESIGN 3.15: with a clock that is a minute off nothing new is issued."""
         skew = self.skew()
-        if skew is not None and abs(skew) > MOST_SKEW:
+        if skew is not None and is_unsafe(skew):
             raise Unavailable(
                 Code.CLOCK_UNSAFE,
                 "the broker's clock differs too much from its issuers' to issue anything; its operators have been told",

@@ -23,7 +23,7 @@ from broker.exchanging import Exchanging
 from broker.fitting import listeners, made_upstreams, region_of, require_upstreams, upstream_name
 from broker.identity.jwks import Keys
 from broker.identity.verify import TokenVerifier
-from broker.issuing import MOST_SKEW, Issuing
+from broker.issuing import Issuing, is_unsafe
 from broker.keyfiles import read_private, read_symmetric
 from broker.leases.desk import SessionDesk
 from broker.leases.ending import Ending
@@ -249,7 +249,7 @@ async def _readiness(ledger: SqliteLedger, verifier: TokenVerifier) -> Readiness
         problems += ["the log cannot be written, or a row of the store was changed by somebody else", *ledger.faults()]
     if not await verifier.ready(system_clock()):
         problems += verifier.problems(system_clock())
-    if verifier.skew is not None and abs(verifier.skew) > MOST_SKEW:
+    if verifier.skew is not None and is_unsafe(verifier.skew):
         problems.append(f"our clock and an issuer's differ by {verifier.skew.total_seconds():.0f} s")
     return Readiness(tuple(problems))
 

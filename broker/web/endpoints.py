@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from broker.errors import Code
+from broker.exchanging import Transport
 
 Schema = dict[str, Any]
-Transport = Literal["unix", "http", "https", "admin"]
 
 JOBS: frozenset[Transport] = frozenset({"unix", "http", "https"})
 ADMIN: frozenset[Transport] = frozenset({"admin"})

@@ -7,22 +7,20 @@ import asyncio
 import logging
 import socket
 import struct
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from broker.errors import Code, Refused
-from broker.exchanging import Peer
+from broker.exchanging import Peer, Transport
 from broker.session import new_id
 from broker.web.limits import DoorLimits
 from broker.web.replies import refusal
 from broker.web.visit import PEER
 
 log = logging.getLogger("credbroker.web")
-
-Transport = Literal["unix", "http", "https", "admin"]
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 _CONTINUE = b"HTTP/1.1 100"

@@ -7,10 +7,11 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, cast
+from typing import cast
 
 import uvicorn
 
+from broker.exchanging import Transport
 from broker.web.accepting import TlsServer
 from broker.web.door import App
 from broker.web.limits import DoorLimits
@@ -19,7 +20,7 @@ from broker.web.sockets import AdminAt, HttpsAt, Listener, LoopbackAt, UnixAt, b
 
 _OWN_FILES = 256  # store, upstreams, and what libraries open
 
-_TRANSPORTS: dict[type, Literal["unix", "http", "https", "admin"]] = {
+_TRANSPORTS: dict[type, Transport] = {
     UnixAt: "unix",
     LoopbackAt: "http",
     HttpsAt: "https",

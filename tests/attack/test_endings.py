@@ -5,6 +5,7 @@ Whoever was told that a session is over must not meet it again, and one bad item
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +126,9 @@ async def test_a_request_that_warms_a_session_while_it_ends_is_refused(tmp_path:
         ledger.gate.clear()
         reading = asyncio.create_task(broker.read(handle, "warehouse"))
         await asyncio.sleep(0)
+        deadline = time.monotonic() + 20
         while not live.warming.locked():
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         broker.clock.forward(301)
         await broker.upkeep.end_what_is_over()
@@ -232,12 +235,16 @@ async def test_a_flight_that_lands_after_the_end_leaves_no_timer(tmp_path: Path)
         handle = await broker.open()
         broker.vault.gate = asyncio.Event()
         reading = asyncio.create_task(broker.read(handle, "warehouse"))
+        deadline = time.monotonic() + 20
         while not broker.vault.asked:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         (live,) = broker.table
         (slot,) = live.slots.values()
         closing = asyncio.create_task(broker.desk.close(handle, LOOPBACK, "c"))
+        deadline = time.monotonic() + 20
         while live.state is SessionState.LIVE:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         broker.vault.gate.set()
         with pytest.raises(Refused):
@@ -269,7 +276,9 @@ async def test_an_upstream_that_hangs_keeps_no_other_from_being_revoked(tmp_path
         broker.vault.revoke = revoke  # type: ignore[method-assign]  # the fault
         sweep = asyncio.create_task(broker.ending.sweep())
         async with asyncio.timeout(10):
+            deadline = time.monotonic() + 20
             while set(broker.vault.live) != hanging:
+                assert time.monotonic() < deadline
                 await asyncio.sleep(0.01)
         gate.set()
         await sweep

@@ -252,7 +252,9 @@ async def test_the_loop_runs_on_while_keys_are_fetched(server: KeyServer, monkey
     async with keys_of(jwks_url=f"{server.url}/keys", ca_file=server.ca_file) as keys:
         loading = asyncio.create_task(keys.load(moment()))
         turns = 0
+        deadline = time.monotonic() + 20
         while not loading.done():
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.005)
             turns += 1
         assert turns > 20
@@ -263,7 +265,9 @@ async def test_closing_ends_a_fetch(server: KeyServer) -> None:
     server.answers["/keys"] = key_server.silent
     keys = Keys(settings(jwks_url=f"{server.url}/keys", ca_file=server.ca_file))
     loading = asyncio.create_task(keys.load(moment()))
+    deadline = time.monotonic() + 20
     while not server.seen:
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
     await asyncio.wait_for(keys.close(), 3)
     with pytest.raises(asyncio.CancelledError):

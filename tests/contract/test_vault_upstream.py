@@ -1,7 +1,6 @@
 """The Vault upstream against servers: the double always, and a real `bao` or `vault` when one is on PATH.
 
-On the real one the database tests need PostgreSQL on PATH too. What is not there is not a parameter; the head of the report
-says which servers this run had.
+On the real one the database tests need PostgreSQL on PATH too. What is not there is skipped, and `-ra` says why.
 """
 
 import asyncio
@@ -27,9 +26,9 @@ from broker.upstreams.pool import UpstreamPool
 from broker.upstreams.vault import Assertions, VaultSettings, VaultUpstream
 from tests.contract.vault_servers import (
     AUDIENCE,
-    BINARY,
     ISSUER,
-    POSTGRES,
+    KINDS,
+    WITH_DATABASE,
     Server,
     SigningIssuer,
     fake_server,
@@ -39,8 +38,6 @@ from tests.contract.vault_servers import (
 from tests.fakes.jwks import jwks_server
 from tests.strategies import identity
 
-KINDS = ["double"] + (["real"] if BINARY else [])
-WITH_DATABASE = ["double"] + (["real"] if BINARY and POSTGRES else [])
 needs_database = pytest.mark.parametrize("site", WITH_DATABASE, indirect=True, scope="module")
 
 

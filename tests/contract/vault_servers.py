@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -33,6 +34,19 @@ AUDIENCE = "https://vault.example.com"
 ISSUER = "https://broker.example.com"
 BINARY = shutil.which("bao") or shutil.which("vault")
 POSTGRES = shutil.which("initdb") is not None and shutil.which("postgres") is not None
+
+# Parameters, so that `-ra` says what was not run. The real servers are optional on every machine, and in CI.
+_NO_BINARY = "neither bao nor vault is on PATH"
+KINDS = ["double", pytest.param("real", marks=pytest.mark.skipif(BINARY is None, reason=_NO_BINARY))]
+WITH_DATABASE = [
+    "double",
+    pytest.param(
+        "real",
+        marks=pytest.mark.skipif(
+            BINARY is None or not POSTGRES, reason=_NO_BINARY if BINARY is None else "PostgreSQL's server is not on PATH"
+        ),
+    ),
+]
 
 # What the maintenance role has to be allowed, without Vault's default policy; docs/quickstart.md shows these.
 MAINTENANCE = {

@@ -219,16 +219,31 @@ def an_account(issuer_url: str, *roles: Role) -> Account:
 
 
 @contextmanager
-def running_ministack() -> Iterator[MiniStack]:
-    """One for the asking test process. With CI=true a missing one is a failure; elsewhere the tests are skipped, saying so."""
+def needs_ministack() -> Iterator[None]:
+    """Around what starts MiniStack. With CI=true a missing one is a failure; elsewhere the tests are skipped, saying so."""
     try:
-        stack = MiniStack(account_id=ACCOUNT, region=REGION)
+        yield
     except MiniStackMissing as missing:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing))
         pytest.skip(str(missing))
-    with stack:
+
+
+@contextmanager
+def running_ministack() -> Iterator[MiniStack]:
+    """One for the asking test process."""
+    with needs_ministack(), MiniStack(account_id=ACCOUNT, region=REGION) as stack:
         yield stack
 
 
-__all__ = ["Issuer", "MadeUp", "Mint", "Publication", "an_account", "federated_trust", "running_ministack", "signed_trust"]
+__all__ = [
+    "Issuer",
+    "MadeUp",
+    "Mint",
+    "Publication",
+    "an_account",
+    "federated_trust",
+    "needs_ministack",
+    "running_ministack",
+    "signed_trust",
+]

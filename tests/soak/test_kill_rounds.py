@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 import random
 import signal
 import socket
@@ -16,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from broker.demo.ministack import MiniStackMissing
 from broker.demo.sts import MintOrder, RoleSession
 from broker.demo.world import World
+from tests.fakes.aws import needs_ministack
 
 ROUNDS = 8
 WORKERS = 4
@@ -29,13 +28,8 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    try:
-        with World() as running:
-            yield running
-    except MiniStackMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
+    with needs_ministack(), World() as running:
+        yield running
 
 
 @dataclass

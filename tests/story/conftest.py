@@ -1,15 +1,14 @@
 """One running world for each test process: real issuer, S3, STS, broker, and Vault's double behind it."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from broker.demo.ministack import MiniStackMissing
 from broker.demo.world import World
 from tests.contract.vault_servers import Server, fake_server
+from tests.fakes.aws import needs_ministack
 from tests.story.vault import prepare
 
 _POLICY = """
@@ -60,12 +59,10 @@ class Town:
 
 @pytest.fixture(scope="session")
 def town() -> Iterator[Town]:
-    with fake_server() as vault:
-        try:
-            with World(policy=_POLICY, upstreams=_UPSTREAM.format(url=vault.url)) as world:
-                prepare(vault, world)
-                yield Town(world, vault)
-        except MiniStackMissing as missing:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(f"the story tests need MiniStack: {missing}")
+    with (
+        fake_server() as vault,
+        needs_ministack(),
+        World(policy=_POLICY, upstreams=_UPSTREAM.format(url=vault.url)) as world,
+    ):
+        prepare(vault, world)
+        yield Town(world, vault)

@@ -1,7 +1,6 @@
 """A job's token for a database of RDS, through a real broker and the strict STS."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,8 +11,8 @@ import pytest
 
 from broker.demo.files import ACCOUNT, PROJECT
 from broker.demo.iam import OidcProvider, Role
-from broker.demo.ministack import MiniStackMissing
 from broker.demo.world import World
+from tests.fakes.aws import needs_ministack
 
 HOST = "db.example.eu-central-1.rds.amazonaws.com"
 POLICY = f"""
@@ -28,33 +27,26 @@ rds = {{ host = "{HOST}", user = "etl_{{environment}}" }}
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    try:
-        with World(policy=POLICY) as world:
-            provider = OidcProvider(url=world.url, client_ids=("sts.amazonaws.com",))
-            admission: dict[str, Any] = {
-                "Effect": "Allow",
-                "Principal": {"Federated": world.account.provider_arn(provider)},
-                "Action": ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"],
-                "Condition": {
-                    "StringEquals": {
-                        f"{provider.host}:aud": "sts.amazonaws.com",
-                        f"{provider.host}:sub": f"environment:production:grant:warehouse-rds:issuer:gitlab:project:{PROJECT}",
-                    }
-                },
-            }
-            resource = f"arn:aws:rds-db:eu-central-1:{ACCOUNT}:dbuser:*/etl_production"
-            connect = {"Effect": "Allow", "Action": "rds-db:connect", "Resource": resource}
-            version = {"Version": "2012-10-17"}
-            role = Role(
-                name="warehouse", trust=version | {"Statement": [admission]}, permissions=version | {"Statement": [connect]}
-            )
-            world.account.put_role(role)
-            world.cloud.put_role(role)
-            yield world
-    except MiniStackMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"the story tests need MiniStack: {missing}")
+    with needs_ministack(), World(policy=POLICY) as world:
+        provider = OidcProvider(url=world.url, client_ids=("sts.amazonaws.com",))
+        admission: dict[str, Any] = {
+            "Effect": "Allow",
+            "Principal": {"Federated": world.account.provider_arn(provider)},
+            "Action": ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"],
+            "Condition": {
+                "StringEquals": {
+                    f"{provider.host}:aud": "sts.amazonaws.com",
+                    f"{provider.host}:sub": f"environment:production:grant:warehouse-rds:issuer:gitlab:project:{PROJECT}",
+                }
+            },
+        }
+        resource = f"arn:aws:rds-db:eu-central-1:{ACCOUNT}:dbuser:*/etl_production"
+        connect = {"Effect": "Allow", "Action": "rds-db:connect", "Resource": resource}
+        version = {"Version": "2012-10-17"}
+        role = Role(name="warehouse", trust=version | {"Statement": [admission]}, permissions=version | {"Statement": [connect]})
+        world.account.put_role(role)
+        world.cloud.put_role(role)
+        yield world
 
 
 def moment(text: str) -> datetime:

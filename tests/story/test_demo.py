@@ -11,17 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from broker.demo.ministack_process import MiniStackMissing, find_python
+from broker.demo.ministack_process import find_python
+from tests.fakes.aws import needs_ministack
 
 
 @pytest.fixture(autouse=True)
 def _needs_ministack() -> None:
-    try:
+    with needs_ministack():
         find_python()
-    except MiniStackMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
 
 
 def start(temporary: Path, *arguments: str, path: str | None = None) -> "subprocess.Popen[str]":

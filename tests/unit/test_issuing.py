@@ -1,6 +1,7 @@
 """The story: what is written when, what is refused with which word, and that nothing is half-issued."""
 
 import asyncio
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,9 @@ async def test_the_promise_is_written_before_the_upstream_is_asked(tmp_path: Pat
         handle = await broker.open()
         broker.aws.gate = asyncio.Event()
         reading = asyncio.ensure_future(broker.read(handle))
+        deadline = time.monotonic() + 20
         while broker.aws.asked == 0:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.001)
         assert broker.kinds() == ["session_opened", "intent"]
         broker.aws.gate.set()
@@ -194,7 +197,9 @@ async def test_a_session_that_ended_meanwhile_gets_nothing_and_what_was_minted_i
         handle = await broker.open()
         broker.vault.gate = asyncio.Event()
         reading = asyncio.ensure_future(broker.read(handle, "warehouse"))
+        deadline = time.monotonic() + 20
         while broker.vault.asked == 0:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.001)
         closing = asyncio.ensure_future(broker.desk.close(handle, LOOPBACK, "c"))
         await asyncio.sleep(0)
@@ -212,7 +217,9 @@ async def test_an_outcome_that_comes_after_the_intent_s_deadline_is_revoked_and_
         handle = await broker.open()
         broker.vault.gate = asyncio.Event()
         reading = asyncio.ensure_future(broker.read(handle, "warehouse"))
+        deadline = time.monotonic() + 20
         while broker.vault.asked == 0:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.001)
         broker.clock.forward(61)
         broker.vault.gate.set()

@@ -222,7 +222,9 @@ async def test_a_rotation_that_cannot_be_logged_leaves_the_lease_in_use_alone(tm
         broker.clock.forward(601)
         broker.vault.gate = asyncio.Event()
         assert (await broker.read(handle, "warehouse")).lease_id == first.lease_id
+        deadline = time.monotonic() + 20
         while broker.vault.asked < 2:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.001)
         broker.clock.forward(61)  # past the intent's deadline: the outcome cannot be written any more
         broker.vault.gate.set()
@@ -297,7 +299,9 @@ async def test_a_credential_nobody_reads_is_left_to_lapse(tmp_path: Path) -> Non
         handle = await broker.open()
         await broker.read(handle)
         until = time.monotonic() + 20
+        deadline = time.monotonic() + 20
         while broker.aws.asked < 2 and time.monotonic() < until:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)  # five more lives
         assert broker.aws.asked == 2  # once more, because it was read in its first life; then no more
