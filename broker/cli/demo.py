@@ -25,7 +25,7 @@ def demo(keep: bool) -> None:
     """
     for module in ("rich", "luigi", "boto3", "uvicorn"):
         if importlib.util.find_spec(module) is None:
-            raise click.ClickException(f"the demo needs {module}: pip install 'credbroker[demo]', or use `make demo`")
+            raise click.ClickException(f"the demo needs {module}; `make demo` in a checkout installs what it needs")
     from rich.console import Console
     from rich.text import Text
 

@@ -147,7 +147,13 @@ def filled(inputs: dict[str, Any]) -> str:
     return re.sub(r"\$\[\[ inputs\.(\w+) \]\]", value, body)
 
 
-INPUTS = {"broker_url": "https://broker.example.com", "environment": "production", "script": COMMANDS, "grants": ["lake"]}
+INPUTS = {
+    "broker_url": "https://broker.example.com",
+    "environment": "production",
+    "script": COMMANDS,
+    "grants": ["lake"],
+    "image": "registry.example.com/data/pipeline",
+}
 
 
 def test_gitlab_s_schema_takes_this_repository_s_own_pipeline() -> None:
@@ -161,6 +167,12 @@ def test_gitlab_s_schema_takes_the_component_with_its_inputs_filled(tmp_path: Pa
     (job,) = yaml.safe_load(filled(INPUTS)).values()
     assert job["id_tokens"] == {"CREDBROKER_ID_TOKEN": {"aud": "https://broker.example.com"}}
     assert job["retry"] == {"max": 2, "exit_codes": [69]}
+
+
+def test_the_component_has_no_image_of_its_own() -> None:
+    """No public image has credbroker in it, and one that fetched it by name would fetch a stranger's."""
+    with pytest.raises(AssertionError, match="without a default"):
+        filled({name: value for name, value in INPUTS.items() if name != "image"})
 
 
 def test_the_component_s_job_hands_the_user_s_script_to_exec_as_it_was_written(tmp_path: Path) -> None:

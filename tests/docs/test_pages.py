@@ -197,3 +197,44 @@ def test_the_make_targets_shown_exist() -> None:
     for page in PAGES:
         for shown in re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", page.read_text(), re.MULTILINE):
             assert (shown[0] or shown[1]) in targets
+
+
+_BY_NAME = re.compile(r"pip3? install[^\n`]*[\s\"']credbroker(?![-/.\w])")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install credbroker awscli",
+        'pip install "credbroker[luigi]" boto3',
+        "pip install 'credbroker[demo]', or",
+        "pip3 install -U credbroker",
+    ],
+)
+def test_an_install_by_name_is_found(line: str) -> None:
+    assert _BY_NAME.search(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'pip install ".[luigi]" boto3',
+        "pip install --no-deps --no-build-isolation .",
+        "pip install ./dist/credbroker-0.1.0-py3-none-any.whl",
+    ],
+)
+def test_an_install_from_what_we_built_is_none(line: str) -> None:
+    assert not _BY_NAME.search(line)
+
+
+def test_nothing_tells_anybody_to_install_a_stranger_of_our_name() -> None:
+    """`credbroker` on PyPI is another project: installed by name, its code would run beside the job's ID token."""
+    told = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("deploy/**/*"),
+        *ROOT.glob("broker/cli/*.py"),
+        *ROOT.glob("luigi_contrib_secrets/*.py"),
+    ]
+    found = [f"{path.name}: {hit[0]}" for path in told if path.is_file() for hit in _BY_NAME.finditer(path.read_text())]
+    assert found == []
