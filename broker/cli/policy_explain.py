@@ -17,13 +17,14 @@ if TYPE_CHECKING:  # imported where they are used: `--help` needs none of it
     from broker.policy.model import Step
 
 _MAX_CHARS = 1_000_000
-_EPILOG = (
+EXAMPLE = (
     "\b\nExamples:\n  credbroker policy explain claims.json --policy policy.toml\n"
-    "  credbroker policy explain --policy policy.toml --project 4711 --ref refs/heads/main --protected"
+    "  credbroker policy explain --policy policy.toml --project 4711 --ref refs/heads/main --protected \\\n"
+    "      --source push --environment production"
 )
 
 
-@click.command("explain", epilog=_EPILOG)
+@click.command("explain", epilog=EXAMPLE)
 @click.argument("source", metavar="[TOKEN_FILE|CLAIMS.json|-]", required=False)
 @click.option("--policy", "policy_file", required=True, metavar="PATH", help="The policy to explain, a file or a folder.")
 @click.option("--issuer", metavar="NAME", help="The issuer's name, as in when.issuer  [default: the policy's only one]")

@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from broker.cli import cli
+from broker.cli.policy_explain import EXAMPLE
 from broker.config import load
 from broker.demo.iam import check_trust
 from broker.errors import Code
@@ -199,7 +200,9 @@ def test_the_make_targets_shown_exist() -> None:
             assert (shown[0] or shown[1]) in targets
 
 
-_BY_NAME = re.compile(r"pip3? install[^\n`]*[\s\"']credbroker(?![-/.\w])")
+_BY_NAME = re.compile(
+    r"\b(pip3? install|pipx (install|run)|uv (add|tool install)|uvx)\b(\\\n|[^\n`])*?[\s\"']credbroker(?![-/.\w])", re.IGNORECASE
+)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,11 @@ _BY_NAME = re.compile(r"pip3? install[^\n`]*[\s\"']credbroker(?![-/.\w])")
         "pip install credbroker awscli",
         'pip install "credbroker[luigi]" boto3',
         "pip install 'credbroker[demo]', or",
-        "pip3 install -U credbroker",
+        "pip3 install -U Credbroker",
+        "pip install --user \\\n  credbroker",
+        "uvx credbroker",
+        "uv pip install credbroker",
+        "pipx install credbroker",
     ],
 )
 def test_an_install_by_name_is_found(line: str) -> None:
@@ -238,3 +245,22 @@ def test_nothing_tells_anybody_to_install_a_stranger_of_our_name() -> None:
     ]
     found = [f"{path.name}: {hit[0]}" for path in told if path.is_file() for hit in _BY_NAME.finditer(path.read_text())]
     assert found == []
+
+
+_EXPLAINED = [
+    pytest.param(line, id=f"{block}")
+    for block, line in _COMMANDS
+    if line.startswith("$ credbroker policy explain --policy policy.toml --project")
+]
+
+
+@pytest.mark.parametrize(
+    "line", [*_EXPLAINED, pytest.param(EXAMPLE.partition("claims.json --policy policy.toml\n")[2], id="--help")]
+)
+def test_the_job_that_is_explained_first_is_one_that_is_allowed(line: str) -> None:
+    """By the policy that ships: a first look at `explain` must not be a denial."""
+    words = shlex.split(line.replace("\\\n", " ").removeprefix("$ "))[1:]
+    shipped = str(ROOT / "deploy/policy/policy.toml")
+    said = CliRunner().invoke(cli, [shipped if word == "policy.toml" else word for word in words])
+    assert said.exit_code == 0, said.output
+    assert "ALLOW environment production" in said.output
