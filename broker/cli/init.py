@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,7 +160,7 @@ def _make(folder: Path, draft: "Draft", public: str, source: str, upstreams: str
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{folder} passes serve --check, policy check and policy test.", err=True)
     click.echo(f"Apply what is in {folder / 'upstream'}, then:", err=True)
-    click.echo(f"  credbroker serve --config {folder / 'broker.toml'}", err=True)
+    click.echo(f"  credbroker serve --config {shlex.quote(str(folder / 'broker.toml'))}", err=True)
     click.echo("The log's public key, for whoever verifies the log:", err=True)
     click.echo(vkey)
 

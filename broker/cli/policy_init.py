@@ -1,6 +1,7 @@
 """`credbroker policy init`: a first policy for a project, its cases and its invariants, in a folder of policies."""
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def init(
 
     for path in or_exit(run):
         click.echo(str(path))
-    click.echo(f"check and test pass; try: credbroker policy test {folder}", err=True)
+    click.echo(f"check and test pass; try: credbroker policy test {shlex.quote(str(folder))}", err=True)
 
 
 def answers(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,14 @@ def test_what_it_writes_passes_check_and_test(tmp_path: Path) -> None:
     assert len(policy.invariants) == 1
     tested = _run("policy", "test", tmp_path / "policy", "--fail-unselected")
     assert tested.exit_code == 0, tested.output
+
+
+def test_the_command_it_names_can_be_pasted_also_for_a_folder_with_a_space(tmp_path: Path) -> None:
+    folder = tmp_path / "our policies"
+    said = _init(folder).stderr.strip()
+    words = shlex.split(said.partition("try: credbroker ")[2])
+    assert words == ["policy", "test", str(folder)]
+    assert _run(*words).exit_code == 0
 
 
 def test_a_target_without_the_environment_in_it_is_production_s_alone(tmp_path: Path) -> None:
@@ -165,6 +174,8 @@ def test_everything_a_first_broker_needs_is_made_and_checked(short: Path) -> Non
     assert rendered == {"aws", "vault"}
     json.loads((home / "policy" / "policy.schema.json").read_text())
     assert [path.name for path in short.iterdir()] == ["a broker"]
+    (command,) = [line for line in result.stderr.splitlines() if "credbroker serve" in line]
+    assert shlex.split(command) == ["credbroker", "serve", "--config", str(home / "broker.toml")]
 
 
 def test_one_upstream_is_enough_and_an_empty_folder_will_do(short: Path) -> None:
