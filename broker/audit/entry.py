@@ -4,69 +4,25 @@ An entry is made once, here, as canonical JSON; those bytes are what is hashed, 
 holds a secret, a token, or a hash of one, and of a person only a number (DESIGN 3.16).
 """
 
-import base64
 import hashlib
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 
-from broker.audit import ocsf
 from broker.audit.canonical import Json
-from broker.audit.facets import Facets, facets_of
-from broker.audit.fitting import fitted, plain_items
-from broker.audit.record import TrailStep, identity_record, signed_record, trail_record
-from broker.identity.claims import JobIdentity
-from broker.identity.proven import Proven
+from broker.audit.event import About, Entry, Events, Ids
+from broker.audit.record import TrailStep, trail_record
 from broker.moment import epoch_ms, rfc3339
+
+__all__ = ["About", "Entry", "Ids", "Journal"]
 
 _MOST_PROBLEMS = 20  # of a policy that was refused; how many there were is said
 _PROBLEM_CHARS = 500
-_WITH_CLAIMS = frozenset({"session_opened", "intent", "issued", "denied"})  # the decisions, and what a receipt is kept of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One entry, finished. `policy_text` is what a `policy_loaded` entry names by hash; the store keeps it beside the tree."""
-
-    entry_id: str
-    kind: str
-    time_ms: int
-    body: bytes
-    facets: Facets
-    policy_text: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
-    """What several entries of one request have in common."""
-
-    correlation_id: str
-    identity: JobIdentity | None = None
-    proven: Proven | None = None  # of a token that was signed and refused, which makes no identity
-    session_id: str = ""
-    environment: str = ""
-    grant: str = ""
-    subpath: str = ""
-    policy_hash: str = ""
-
-
-Ids = Mapping[str, str | int]
-"""What a credential is named by upstream: `UpstreamIds.named()`."""
-
-
-def fresh_entry_id() -> str:
-    """128 random bits as 26 lower-case base32 characters."""
-    return base64.b32encode(secrets.token_bytes(16)).decode("ascii").rstrip("=").lower()
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
+class Journal(Events):
     """Makes entries. Writes nothing: an entry exists once a ledger has committed it."""
 
-    broker_id: str
-    version: str
-    fresh_id: Callable[[], str] = fresh_entry_id
+    __slots__ = ()
 
     def session_opened(
         self,
@@ -92,13 +48,13 @@ class Journal:
         }
         source: dict[str, Json] = {"ip": peer_address} if peer_address else {"name": listener}
         extra: dict[str, Json] = {"is_remote": bool(peer_address), "src_endpoint": source}
-        return self._entry("session_opened", at, about, data, extra=extra, expires_at=expires_at)
+        return self.made("session_opened", at, about, data, extra=extra, expires_at=expires_at)
 
     def session_closed(
         self, *, at: datetime, about: About, state: str, reason: str, not_revocable_until: datetime | None = None
     ) -> Entry:
         data: dict[str, Json] = {"not_revocable_until": _time(not_revocable_until), "reason": reason, "state": state}
-        return self._entry("session_closed", at, about, data)
+        return self.made("session_closed", at, about, data)
 
     def intent(self, *, at: datetime, about: About, upstream: str, ids: Ids, broker_id: str, deadline: datetime) -> Entry:
         """The promise. Its entry id is the intent's id."""
@@ -108,7 +64,7 @@ class Journal:
             "upstream": upstream,
             "upstream_ids": dict(ids),
         }
-        return self._entry("intent", at, about, data)
+        return self.made("intent", at, about, data)
 
     def issued(
         self,
@@ -138,7 +94,7 @@ class Journal:
             "upstream_ids": dict(ids),
             "version": version,
         }
-        return self._entry("issued", at, about, data, entry_id=entry_id, expires_at=expires_at)
+        return self.made("issued", at, about, data, entry_id=entry_id, expires_at=expires_at)
 
     def renewed(
         self,
@@ -163,11 +119,11 @@ class Journal:
             "upstream_ids": dict(ids),
             "version": version,
         }
-        return self._entry("renewed", at, about, data, entity=lease_id)
+        return self.made("renewed", at, about, data, entity=lease_id)
 
     def intent_failed(self, *, at: datetime, about: About, upstream: str, intent_id: str, code: str, detail: str) -> Entry:
         data: dict[str, Json] = {"code": code, "detail": detail, "intent_id": intent_id, "upstream": upstream}
-        return self._entry("intent_failed", at, about, data)
+        return self.made("intent_failed", at, about, data)
 
     def intent_swept(self, *, at: datetime, about: About, upstream: str, intent_id: str, ids: Ids, outcome: str) -> Entry:
         """An intent whose broker did not say what came of it, settled after its deadline; `outcome` says what was done."""
@@ -177,7 +133,7 @@ class Journal:
             "upstream": upstream,
             "upstream_ids": dict(ids),
         }
-        return self._entry("intent_swept", at, about, data, entity=intent_id)
+        return self.made("intent_swept", at, about, data, entity=intent_id)
 
     def denied(
         self, *, at: datetime, about: About, code: str, trail: Sequence[TrailStep], listener: str, held_by: str = ""
@@ -189,11 +145,11 @@ class Journal:
         data: dict[str, Json] = {"code": code, "listener": listener, "trail": trail_record(trail)}
         if held_by:
             data["possible_theft"] = {"live_session_id": held_by}
-        return self._entry("denied", at, about, data)
+        return self.made("denied", at, about, data)
 
     def revoked(self, *, at: datetime, about: About, upstream: str, lease_id: str, ids: Ids, reason: str) -> Entry:
         data: dict[str, Json] = {"lease_id": lease_id, "reason": reason, "upstream": upstream, "upstream_ids": dict(ids)}
-        return self._entry("revoked", at, about, data, entity=lease_id)
+        return self.made("revoked", at, about, data, entity=lease_id)
 
     def revoke_failed(
         self, *, at: datetime, about: About, upstream: str, lease_id: str, ids: Ids, reason: str, code: str, detail: str
@@ -206,13 +162,13 @@ class Journal:
             "upstream": upstream,
             "upstream_ids": dict(ids),
         }
-        return self._entry("revoke_failed", at, about, data, entity=lease_id)
+        return self.made("revoke_failed", at, about, data, entity=lease_id)
 
     def policy_loaded(self, *, at: datetime, policy_hash: str, text: str, git_commit: str = "") -> Entry:
         """A policy takes effect. Its text is kept beside the tree, under its SHA-256, which the entry holds."""
         about = About(correlation_id="", policy_hash=policy_hash)
         data: dict[str, Json] = {"git_commit": git_commit, "text_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        return self._entry("policy_loaded", at, about, data, entity=policy_hash, policy_text=text)
+        return self.made("policy_loaded", at, about, data, entity=policy_hash, policy_text=text)
 
     def policy_refused(
         self, *, at: datetime, policy_hash: str, refused_hash: str, problems: Sequence[str], git_commit: str = ""
@@ -225,11 +181,11 @@ class Journal:
             "refused_hash": refused_hash,
         }
         about = About(correlation_id="", policy_hash=policy_hash)
-        return self._entry("policy_refused", at, about, data, entity=refused_hash or "unreadable")
+        return self.made("policy_refused", at, about, data, entity=refused_hash or "unreadable")
 
     def broker_started(self, *, at: datetime, policy_hash: str, log_vkey: str) -> Entry:
         about = About(correlation_id="", policy_hash=policy_hash)
-        return self._entry("broker_started", at, about, {"log_vkey": log_vkey}, entity=self.broker_id)
+        return self.made("broker_started", at, about, {"log_vkey": log_vkey}, entity=self.broker_id)
 
     def rollup(self, *, at: datetime, since: datetime, counts: Sequence[tuple[str, str, int]]) -> Entry:
         """Refusals that have no entry of their own: (code, listener, how many) between `since` and `at`."""
@@ -240,66 +196,29 @@ class Journal:
             "end_time": epoch_ms(at),
             "start_time": epoch_ms(since),
         }
-        return self._entry("rollup", at, About(correlation_id=""), data, extra=extra)
+        return self.made("rollup", at, About(correlation_id=""), data, extra=extra)
 
-    def _entry(
-        self,
-        kind: str,
-        at: datetime,
-        about: About,
-        data: Mapping[str, Json],
-        *,
-        entry_id: str = "",
-        extra: Mapping[str, Json] | None = None,
-        entity: str = "",
-        expires_at: datetime | None = None,
-        policy_text: str = "",
-    ) -> Entry:
-        entry_id = entry_id or self.fresh_id()
-        code = str(data.get("code", ""))
-        shape = ocsf.shape_of(kind, code=code, grant=about.grant)
-        event = ocsf.header(shape, time_ms=epoch_ms(at), uid=entry_id, correlation_id=about.correlation_id, version=self.version)
-        if about.identity is None and about.proven is not None:
-            event |= ocsf.refused_subject(about.proven.issuer_name, about.proven.stable_id)
-        else:
-            event |= ocsf.subject(about.identity)
-        if shape.class_uid == ocsf.AUTHENTICATION:
-            event |= ocsf.authentication(about.identity)
-        if shape.class_uid == ocsf.AUTHORIZE_SESSION:
-            event["privileges"] = ocsf.privileges(about.environment, [about.grant])
-        if shape.class_uid == ocsf.ENTITY_MANAGEMENT:
-            event["entity"] = ocsf.entity(shape, uid=entity, name=about.grant or kind)
-            event.pop("user")  # 3004 knows an actor, not a user
-        if about.session_id and shape.class_uid != ocsf.ENTITY_MANAGEMENT:
-            event["session"] = ocsf.session(about.session_id, self.broker_id, expires_at)
-        if about.policy_hash:
-            event["policy"] = {"uid": about.policy_hash}
-        if code:
-            event["status_code"] = code
-        event |= extra or {}
-        ours = {
-            "broker_id": self.broker_id,
-            "correlation_id": about.correlation_id,
-            "environment": about.environment,
-            "grant": about.grant,
-            "identity": identity_record(about.identity, with_claims=kind in _WITH_CLAIMS),
-            "kind": kind,
-            "policy_hash": about.policy_hash,
-            "session_id": about.session_id,
-            "signed": signed_record(about.proven),
-            "subpath": about.subpath,
-            **data,
+    def block_set(self, *, at: datetime, block_id: str, scope: str, value: str, reason: str, uid: int | None) -> Entry:
+        """The kill switch. Of whoever threw it the uid is known, as the admin socket's kernel says."""
+        return self._block("block_set", at, block_id, scope, value, reason, uid)
+
+    def block_lifted(self, *, at: datetime, block_id: str, scope: str, value: str, reason: str, uid: int | None) -> Entry:
+        return self._block("block_lifted", at, block_id, scope, value, reason, uid)
+
+    def key_changed(self, *, at: datetime, key: str, change: str, kids: Sequence[str], detail: str = "") -> Entry:
+        """A key of the broker, or its publication, is another one than before. `key` is `issuer`, `tls` or `publication`."""
+        data: dict[str, Json] = {"change": change, "detail": detail, "key": key, "kids": list(kids)}
+        return self.made("key_changed", at, About(correlation_id=""), data, entity=key)
+
+    def _block(self, kind: str, at: datetime, block_id: str, scope: str, value: str, reason: str, uid: int | None) -> Entry:
+        data: dict[str, Json] = {
+            "block_id": block_id,
+            "operator_uid": uid,
+            "reason": reason,
+            "scope": scope,
+            "value": value,
         }
-        event["unmapped"] = {name: value for name, value in ours.items() if value not in ("", None)}
-        body = fitted(plain_items(event))
-        return Entry(
-            entry_id=entry_id,
-            kind=kind,
-            time_ms=epoch_ms(at),
-            body=body,
-            facets=facets_of(body),
-            policy_text=policy_text,
-        )
+        return self.made(kind, at, About(correlation_id=""), data, entity=block_id)
 
 
 def _time(at: datetime | None) -> str:

@@ -23,7 +23,7 @@ _SUCCESS, _FAILURE, _OTHER = 1, 2, 99
 _ALLOWED, _BLOCKED, _ACCESS_REVOKED, _ERROR = 1, 2, 24, 27
 _LOGON, _LOGOFF = 1, 2
 _ASSIGN_PRIVILEGES = 1
-_UPDATE, _DELETE, _ACTIVATE = 3, 4, 10
+_UPDATE, _DELETE, _ACTIVATE, _DEACTIVATE = 3, 4, 10, 11
 _IDENTITY_TOKEN = 3  # authentication_token.type_id
 _OPENID = 4  # auth_protocol_id
 _SERVICE_USER = 4  # user.type_id
@@ -99,6 +99,11 @@ SHAPES = {
         status="Failure",
         entity="Policy",
     ),
+    "block_set": Shape(
+        class_uid=ENTITY_MANAGEMENT, activity_id=_ACTIVATE, severity_id=_HIGH, disposition_id=_BLOCKED, entity="Block"
+    ),
+    "block_lifted": Shape(class_uid=ENTITY_MANAGEMENT, activity_id=_DEACTIVATE, severity_id=_MEDIUM, entity="Block"),
+    "key_changed": Shape(class_uid=ENTITY_MANAGEMENT, activity_id=_UPDATE, severity_id=_HIGH, entity="Key"),
     "broker_started": Shape(class_uid=ENTITY_MANAGEMENT, activity_id=_ACTIVATE, entity="Broker"),
     "rollup": Shape(class_uid=AUTHENTICATION, activity_id=_LOGON, severity_id=_LOW, status_id=_FAILURE, status="Failure"),
 }

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.audit.canonical import canonical
-from broker.audit.entry import About, Entry, fresh_entry_id
+from broker.audit.entry import About, Entry
+from broker.audit.event import fresh_entry_id
 from broker.audit.facets import facets_of, parsed
 from broker.audit.fitting import MAX_ENTRY_BYTES, fitted, plain
 from broker.audit.query import told
